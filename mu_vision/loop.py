@@ -1,0 +1,373 @@
+"""The one training loop: device, precision, progress, checkpoints, resume, time and memory.
+
+Whatever is trained here (an eraser, a judge, the embedded pipeline) is an ``Objective``. It gives
+named parameters and a dict of losses; the loop sums the keys that end in ``_loss``, logs the rest
+and owns everything else. Step n draws its randomness from (seed, n, micro-batch, process) alone,
+so a run that was killed at any step and resumed ends with the same weights, bit for bit on CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from . import seeding
+from .errors import Diverged, RunError, UsageError
+from .progress import track
+
+
+class Objective:
+    """What the loop trains. Subclasses give ``parameters`` and ``loss``; the rest is optional.
+
+    An adversarial method that owns several optimisers overrides ``optimizers`` and ``step``.
+    """
+
+    def prepare(self, device: torch.device) -> None:
+        """Move to the device and compute once what is frozen. Called before the first step."""
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Exactly the tensors that may move, by full name."""
+        raise NotImplementedError
+
+    def loss(self, step: int) -> dict[str, torch.Tensor]:
+        """Losses of one micro-batch: keys ending in ``_loss`` are summed, others only logged."""
+        raise NotImplementedError
+
+    def optimizers(self, config: LoopConfig) -> dict[str, torch.optim.Optimizer]:
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+        parameters = list(self.parameters().values())
+        return {"main": kind(parameters, lr=config.lr, weight_decay=config.weight_decay)}
+
+    def step(self, step: int, run: Run) -> dict[str, float]:
+        """One optimiser step. The default: accumulate ``loss``, clip, step."""
+        optimizer = run.optimizers["main"]
+        logged: dict[str, float] = {}
+        for micro in range(run.config.accumulation):
+            with run.randomness(step, micro):
+                losses = self.loss(step)
+            summed = [value for name, value in losses.items() if name.endswith("_loss")]
+            if not summed:
+                raise RunError(f"No loss to descend: none of {sorted(losses)} ends in '_loss'.")
+            total = sum(summed)
+            run.backward(total / run.config.accumulation, step)
+            for name, value in losses.items():
+                logged[name] = (
+                    logged.get(name, 0.0) + float(value.detach()) / run.config.accumulation
+                )
+        run.apply(optimizer, self.parameters().values())
+        return logged
+
+    def after_step(self, step: int) -> None:
+        """Called after every optimiser step (moving averages, projections)."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Tensors beyond the parameters that an exact resume needs (pools, moving averages)."""
+        return {}
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Take back what ``state`` gave."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Settings of one training run.
+
+    Attributes:
+        steps: optimiser steps.
+        lr: learning rate at the top of its schedule.
+        schedule: ``constant``, or ``cosine`` down to 2 % of ``lr``; both after ``warmup`` steps.
+        clip: largest gradient norm, 0 for no clipping.
+        accumulation: micro-batches an optimiser step.
+        precision: ``no`` (float32), ``bf16`` or ``fp16`` autocast; weights stay float32.
+        checkpoint_every: steps between checkpoints, 0 for none but the last.
+        tracker: an accelerate tracker, e.g. ``tensorboard`` (an extra).
+    """
+
+    steps: int
+    lr: float
+    optimizer: Literal["adam", "adamw"] = "adam"
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = 0
+    clip: float = 0.0
+    accumulation: int = 1
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    seed: int = 0
+    checkpoint_every: int = 0
+    log_every: int = 10
+    tracker: str | None = None
+
+    def lr_at(self, step: int) -> float:
+        ramp = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        if self.schedule == "constant":
+            return self.lr * ramp
+        done = step / max(self.steps, 1)
+        return self.lr * ramp * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+@dataclass
+class LoopResult:
+    """What a run cost and how its losses went.
+
+    Attributes:
+        seconds: wall time over all parts of the run, resumed ones too.
+        peak_memory_gb: largest resident memory (CPU) or allocated memory (GPU), in 10^9 bytes.
+        history: one dict every ``log_every`` steps, with ``step`` and the logged values.
+    """
+
+    steps: int
+    seconds: float
+    peak_memory_gb: float
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Run:
+    """What an ``Objective.step`` may use of the loop."""
+
+    def __init__(self, config: LoopConfig, objective: Objective, folder: Path | None):
+        self.config = config
+        self.accelerator = _accelerator(config, folder)
+        objective.prepare(self.accelerator.device)
+        _check_parameters(objective.parameters())
+        self.optimizers: dict[str, Any] = {
+            name: self.accelerator.prepare_optimizer(optimizer)
+            for name, optimizer in objective.optimizers(config).items()
+        }
+
+    def randomness(self, step: int, micro: int = 0):
+        """Seed torch's global generators for this step, micro-batch and process."""
+        return seeding.seeded("step", self.config.seed, step, micro, self.accelerator.process_index)
+
+    def autocast(self):
+        return self.accelerator.autocast()
+
+    def backward(self, loss: torch.Tensor, step: int) -> None:
+        """Gradients of a scalar loss.
+
+        Raises:
+            Diverged: if the loss is NaN or infinite.
+        """
+        if not torch.isfinite(loss.detach()):
+            raise Diverged(
+                f"The loss became {float(loss.detach()):g} at step {step + 1}. Lower the learning rate"
+                f" (lr={self.config.lr:g}), or use precision=no."
+            )
+        self.accelerator.backward(loss)
+
+    def apply(self, optimizer: Any, parameters: Any) -> None:
+        """Average gradients over processes, clip them, take one optimiser step, clear them."""
+        parameters = [p for p in parameters if p.grad is not None]
+        if self.accelerator.num_processes > 1:
+            for parameter in parameters:
+                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+        if self.config.clip:
+            self.accelerator.clip_grad_norm_(parameters, self.config.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def _accelerator(config: LoopConfig, folder: Path | None) -> Accelerator:
+    if config.tracker and folder is None:
+        raise UsageError(f"The tracker {config.tracker} needs a folder to write to.")
+    # One process may train several times, with another precision each time.
+    AcceleratorState._reset_state()
+    try:
+        accelerator = Accelerator(
+            mixed_precision=config.precision,
+            log_with=config.tracker,
+            project_dir=str(folder) if config.tracker else None,
+        )
+    except ValueError as error:
+        AcceleratorState._reset_state()
+        raise UsageError(
+            f"precision={config.precision}, tracker={config.tracker}: {error}"
+        ) from error
+    if config.precision == "fp16" and accelerator.device.type == "cpu":
+        raise UsageError("precision=fp16 needs a GPU; use precision=bf16 or precision=no.")
+    if config.tracker and not accelerator.log_with:
+        raise UsageError(
+            f"The tracker {config.tracker} is not installed: pip install {config.tracker}."
+        )
+    return accelerator
+
+
+def _check_parameters(parameters: dict[str, torch.nn.Parameter]) -> None:
+    if not parameters:
+        raise UsageError("No parameter was selected for training, so nothing could be learned.")
+    frozen = [name for name, parameter in parameters.items() if not parameter.requires_grad]
+    if frozen:
+        raise RunError(f"{len(frozen)} selected parameters do not require grad, e.g. {frozen[0]}.")
+
+
+def peak_memory_gb() -> float:
+    """Largest memory use so far: allocated on the GPU if there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def train(
+    objective: Objective,
+    config: LoopConfig,
+    folder: Path | str | None = None,
+    label: str = "training",
+    on_checkpoint: Callable[[int], None] | None = None,
+) -> LoopResult:
+    """Run the loop, going on from the folder's checkpoint if there is one.
+
+    Args:
+        objective: what to train; its parameters are changed in place.
+        config: the settings; a checkpoint made with other settings is refused.
+        folder: where checkpoints and ``log.jsonl`` go; None for neither.
+        label: text before the progress bar.
+        on_checkpoint: called with the number of finished steps after each checkpoint.
+
+    Raises:
+        Diverged: if a loss becomes NaN or infinite; the last good checkpoint is kept.
+        UsageError: if the folder holds a checkpoint of a run with other settings.
+    """
+    folder = Path(folder) if folder else None
+    run = Run(config, objective, folder)
+    if config.tracker:
+        run.accelerator.init_trackers("mu_vision", config=asdict(config))
+    done, seconds = _restore(run, objective, folder)
+    history = _restore_log(run, folder, done)
+    result = LoopResult(config.steps, seconds, 0.0, history)
+    started = time.perf_counter()
+    try:
+        for step in track(range(done, config.steps), label, done, config.steps):
+            for optimizer in run.optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = config.lr_at(step) * group.get("lr_scale", 1.0)
+            with run.autocast():
+                logged = objective.step(step, run)
+            objective.after_step(step)
+            finished = step + 1
+            if finished % config.log_every == 0 or finished == config.steps:
+                _log(run, result, folder, {"step": finished, **logged})
+            every = config.checkpoint_every
+            if folder and ((every and finished % every == 0) or finished == config.steps):
+                _check_finite(objective, finished)
+                spent = seconds + time.perf_counter() - started
+                _save(run, objective, folder, finished, spent)
+                if on_checkpoint and run.accelerator.is_main_process:
+                    on_checkpoint(finished)
+    finally:
+        if config.tracker:
+            run.accelerator.end_training()
+    _check_finite(objective, config.steps)
+    result.seconds = seconds + time.perf_counter() - started
+    result.peak_memory_gb = peak_memory_gb()
+    return result
+
+
+def _check_finite(objective: Objective, step: int) -> None:
+    """A finite loss can have an infinite gradient: never keep or return ruined weights."""
+    for name, parameter in objective.parameters().items():
+        if not torch.isfinite(parameter).all():
+            raise Diverged(
+                f"The weights {name} became NaN or infinite by step {step}. Lower the learning"
+                " rate, set clip, or use precision=no."
+            )
+
+
+def _restore_log(run: Run, folder: Path | None, done: int) -> list[dict[str, float]]:
+    """Rows that were logged up to the checkpoint; later ones, which are made again, are dropped."""
+    path = folder / "log.jsonl" if folder else None
+    if path is None or not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break  # the line that was being written when the run was killed
+        if row["step"] <= done:
+            rows.append(row)
+    if run.accelerator.is_main_process:
+        partial = path.with_name("log.jsonl.partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        os.replace(partial, path)
+    return rows
+
+
+def _log(run: Run, result: LoopResult, folder: Path | None, row: dict[str, float]) -> None:
+    result.history.append(row)
+    if run.config.tracker:
+        run.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=int(row["step"]))
+    if folder and run.accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "log.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def _save(run: Run, objective: Objective, folder: Path, step: int, seconds: float) -> None:
+    if not run.accelerator.is_main_process:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    payload = {
+        "step": step,
+        "seconds": seconds,
+        "config": _fingerprint(run.config),
+        "parameters": {name: p.detach().cpu() for name, p in objective.parameters().items()},
+        "optimizers": {name: o.state_dict() for name, o in run.optimizers.items()},
+        "state": objective.state(),
+    }
+    scaler = run.accelerator.scaler
+    if scaler is not None:
+        payload["scaler"] = scaler.state_dict()
+    partial = folder / "checkpoint.pt.partial"
+    torch.save(payload, partial)
+    os.replace(partial, folder / "checkpoint.pt")
+
+
+def _restore(run: Run, objective: Objective, folder: Path | None) -> tuple[int, float]:
+    path = folder / "checkpoint.pt" if folder else None
+    if path is None or not path.exists():
+        return 0, 0.0
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UsageError(
+            f"The checkpoint {path} cannot be read ({type(error).__name__}); delete it to start again."
+        ) from error
+    if payload["config"] != _fingerprint(run.config):
+        raise UsageError(
+            f"The checkpoint in {folder} was made with other settings;"
+            " delete the folder to start again, or restore the settings."
+        )
+    with torch.no_grad():
+        for name, parameter in objective.parameters().items():
+            parameter.copy_(payload["parameters"][name])
+    for name, optimizer in run.optimizers.items():
+        optimizer.load_state_dict(payload["optimizers"][name])
+    if run.accelerator.scaler is not None and "scaler" in payload:
+        run.accelerator.scaler.load_state_dict(payload["scaler"])
+    objective.load_state(payload["state"])
+    return payload["step"], payload["seconds"]
+
+
+def _fingerprint(config: LoopConfig) -> str:
+    """The settings that must agree for a resume to be exact.
+
+    With a constant schedule no step depends on how many there will be, so a finished run can be
+    prolonged.
+    """
+    free = {"checkpoint_every", "log_every", "tracker"}
+    if config.schedule == "constant":
+        free.add("steps")
+    kept = {k: v for k, v in asdict(config).items() if k not in free}
+    return json.dumps(kept, sort_keys=True)

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MU_VISION_QUIET", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread only waits
+sys.path.insert(0, str(Path(__file__).parent))
+
+import tiny
+
+
+@pytest.fixture(scope="session")
+def sd_folder(tmp_path_factory) -> Path:
+    """A tiny StableDiffusionPipeline folder; do not write into it."""
+    return tiny.tiny_sd(tmp_path_factory.mktemp("tiny") / "sd")
+
+
+@pytest.fixture(scope="session")
+def sdxl_folder(tmp_path_factory) -> Path:
+    """A tiny StableDiffusionXLPipeline folder; do not write into it."""
+    return tiny.tiny_sdxl(tmp_path_factory.mktemp("tiny") / "sdxl")
+
+
+@pytest.fixture(scope="session")
+def sd(sd_folder):
+    """The tiny Stable Diffusion model; do not change its weights."""
+    from mu_vision.models.diffusion import DiffusionModel
+
+    return DiffusionModel.load(sd_folder, "cpu")
+
+
+@pytest.fixture(scope="session")
+def sdxl(sdxl_folder):
+    """The tiny SDXL model; do not change its weights."""
+    from mu_vision.models.diffusion import DiffusionModel
+
+    return DiffusionModel.load(sdxl_folder, "cpu")
