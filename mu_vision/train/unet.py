@@ -1,0 +1,183 @@
+"""Train the text encoder and the U-Net of the embedded Stable Diffusion pipeline on MiniCanvas.
+
+    L = |eps - eps_theta(a_t z + b_t eps, t, c)|^2,   t ~ U{0..999},  c = "" in one case of ten
+
+z are the latents of the trained autoencoder, encoded once; c the states of the text encoder, which
+is trained along. What is saved is the moving average of the weights, which does the work of a
+falling learning rate: the rate is constant, so a finished training can be prolonged.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from ..data import minicanvas
+from ..data.cards import load_card
+from ..loop import LoopConfig, Objective
+from ..progress import track
+from ..registry import register
+from .base import Trainer, pixels_to_tensor
+from .text import CaptionSampler, all_captions, tokenize, train_tokenizer
+
+
+@register("trainer", "unet")
+class UNetTrainer(Trainer):
+    """Text encoder and U-Net together; needs ``vae`` in the model folder, writes the pipeline."""
+
+    output: ClassVar[str] = "unet"
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    steps: int = 3750
+    batch: int = 48
+    lr: float = 1e-3
+    channels: tuple[int, ...] = (64, 96, 128)
+    heads: int = 4
+    groups: int = 8
+    text_width: int = 96
+    text_layers: int = 2
+    vocabulary: int = 1024
+    length: int = 32
+    alone: float = 0.15
+    drop: float = 0.1
+    average: float = 0.999
+
+    def objective(self) -> Objective:
+        return UNetObjective(self)
+
+    def loop_config(self) -> LoopConfig:
+        return LoopConfig(
+            self.steps, self.lr, "adamw", 0.01, "constant", warmup=200, clip=1.0,
+            precision=self.precision, seed=self.seed, checkpoint_every=self.checkpoint_every,
+        )  # fmt: skip
+
+    def build_unet(self, latent_channels: int, latent_size: int) -> UNet2DConditionModel:
+        levels = len(self.channels)
+        return UNet2DConditionModel(
+            sample_size=latent_size,
+            in_channels=latent_channels,
+            out_channels=latent_channels,
+            block_out_channels=self.channels,
+            # No attention at full resolution: it would cost more than all the rest together.
+            down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * (levels - 1)),
+            up_block_types=(*("CrossAttnUpBlock2D",) * (levels - 1), "UpBlock2D"),
+            layers_per_block=1,
+            cross_attention_dim=self.text_width,
+            # In UNet2DConditionModel this argument sets the number of heads, despite its name.
+            attention_head_dim=self.heads,
+            norm_num_groups=self.groups,
+        )
+
+    def build_text_encoder(self, vocabulary: int, end: int) -> CLIPTextModel:
+        return CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=vocabulary,
+                hidden_size=self.text_width,
+                intermediate_size=4 * self.text_width,
+                projection_dim=self.text_width,
+                num_hidden_layers=self.text_layers,
+                num_attention_heads=self.heads,
+                max_position_embeddings=self.length,
+                bos_token_id=end - 1,
+                eos_token_id=end,
+                pad_token_id=end,
+            )
+        )
+
+
+class UNetObjective(Objective):
+    def __init__(self, settings: UNetTrainer):
+        self.settings = settings
+
+    def prepare(self, device: torch.device) -> None:
+        settings, card = self.settings, load_card("minicanvas")
+        self.device = device
+        self.vae = AutoencoderKL.from_pretrained(self.folder / "vae", torch_dtype=torch.float32)
+        pictures = minicanvas.load(minicanvas.SPLITS["generator"])
+        self.objects, self.styles = pictures.objects.tolist(), pictures.styles.tolist()
+        self.mean, self.std = encode_all(self.vae.to(device), pictures.pixels, device)
+        self.tokenizer = train_tokenizer(
+            all_captions(card), self.folder / "tokenizer", settings.vocabulary, settings.length
+        )
+        self.sampler = CaptionSampler.build(card, self.tokenizer, settings.alone)
+        self.null = tokenize(self.tokenizer, [""])
+        self.scheduler = DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+            set_alpha_to_one=False, steps_offset=1,
+        )  # fmt: skip
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            self.unet = settings.build_unet(self.mean.shape[1], self.mean.shape[2]).to(device)
+            self.text_encoder = settings.build_text_encoder(
+                len(self.tokenizer), self.tokenizer.eos_token_id
+            ).to(device)
+        self.averaged = {n: p.detach().clone() for n, p in self.parameters().items()}
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        parts = {"unet": self.unet, "text_encoder": self.text_encoder}
+        return {f"{k}.{n}": p for k, part in parts.items() for n, p in part.named_parameters()}
+
+    def loss(self, step: int) -> dict[str, torch.Tensor]:
+        batch = self.settings.batch
+        rows = torch.randint(len(self.mean), (batch,)).tolist()
+        mean, std = self.mean[rows].to(self.device), self.std[rows].to(self.device)
+        z = mean + std * torch.randn(mean.shape).to(self.device)
+        tokens, _ = self.sampler.draw(
+            [self.objects[r] for r in rows], [self.styles[r] for r in rows]
+        )
+        tokens = torch.where(torch.rand(batch, 1) < self.settings.drop, self.null, tokens)
+        states = self.text_encoder(tokens.to(self.device)).last_hidden_state
+        # One timestep from each of B equal slices of the schedule: the same marginal, less noise.
+        t = ((torch.arange(batch) + torch.rand(batch)) * 1000 / batch).long().to(self.device)
+        noise = torch.randn(z.shape).to(self.device)
+        x = self.scheduler.add_noise(z, noise, t)
+        prediction = self.unet(x, t, states).sample
+        return {"denoising_loss": F.mse_loss(prediction.float(), noise)}
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        keep = min(self.settings.average, (step + 1) / (step + 10))
+        for name, parameter in self.parameters().items():
+            self.averaged[name].lerp_(parameter, 1 - keep)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return self.averaged
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        for name, value in state.items():
+            self.averaged[name].copy_(value)
+
+    @torch.no_grad()
+    def save(self, folder: Path) -> None:
+        """Write the whole pipeline into the folder above ``unet``, averaged weights, float16."""
+        unet, text_encoder = copy.deepcopy(self.unet), copy.deepcopy(self.text_encoder)
+        for part, module in (("unet", unet), ("text_encoder", text_encoder)):
+            for name, parameter in module.named_parameters():
+                parameter.copy_(self.averaged[f"{part}.{name}"])
+        pipeline = StableDiffusionPipeline(
+            vae=copy.deepcopy(self.vae).half(), unet=unet.half(), text_encoder=text_encoder.half(),
+            tokenizer=self.tokenizer, scheduler=self.scheduler, safety_checker=None,
+            feature_extractor=None, requires_safety_checker=False,
+        )  # fmt: skip
+        pipeline.save_pretrained(folder.parent)
+        # transformers loads in the dtype that the config names; all parts compute in float32.
+        config = folder.parent / "text_encoder" / "config.json"
+        config.write_text(config.read_text().replace('"float16"', '"float32"'))
+
+
+@torch.no_grad()
+def encode_all(
+    vae: AutoencoderKL, pixels, device: torch.device, batch: int = 64
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Posterior mean and standard deviation of all pictures, scaled: two [N, C, h, w] tensors."""
+    means, stds = [], []
+    for start in track(range(0, len(pixels), batch), "encoding pictures"):
+        posterior = vae.encode(pixels_to_tensor(pixels[start : start + batch], device)).latent_dist
+        means.append(posterior.mean.float().cpu() * vae.config.scaling_factor)
+        stds.append(posterior.std.float().cpu() * vae.config.scaling_factor)
+    return torch.cat(means), torch.cat(stds)
