@@ -1,0 +1,61 @@
+"""Which tensors a diffusion method trains, chosen by exact module structure.
+
+A path is compared component by component ("attn2" is a component, never a part of one), and the
+names that come out for the tiny pipelines of the tests are a golden list there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from ...errors import UsageError
+from ...models.diffusion import DiffusionModel
+
+Variant = Literal["x", "x-strict", "u", "noxattn", "full", "selfattn", "text"]
+
+# Output layer and time embedding: the published ESD-u code leaves them alone.
+_OUTER = {"conv_out", "conv_norm_out", "time_embedding", "add_embedding"}
+
+
+def _cross(path: list[str]) -> bool:
+    return "attn2" in path
+
+
+def _key_or_value(path: list[str]) -> bool:
+    return _cross(path) and ("to_k" in path or "to_v" in path)
+
+
+_UNET: dict[str, Callable[[list[str]], bool]] = {
+    "x": _cross,
+    "x-strict": _key_or_value,
+    "u": lambda path: not _cross(path),
+    "noxattn": lambda path: not _cross(path) and path[0] not in _OUTER,
+    "full": lambda path: True,
+    "selfattn": lambda path: "attn1" in path,
+}
+
+
+def select(model: DiffusionModel, variant: Variant) -> list[str]:
+    """Full names of the parameters of a variant, in the model's order.
+
+    Args:
+        model: any Stable Diffusion pipeline.
+        variant: ``x`` cross-attention; ``x-strict`` its keys and values only; ``u`` everything in
+            the U-Net but cross-attention; ``noxattn`` as ``u`` without the output layer and the
+            time embedding (the published code); ``full`` the whole U-Net; ``selfattn``
+            self-attention; ``text`` the text encoders.
+
+    Raises:
+        UsageError: if the model has no such tensors.
+    """
+    names = list(model.named_parameters())
+    if variant == "text":
+        chosen = [name for name in names if not name.startswith("unet.")]
+    else:
+        keep = _UNET[variant]
+        unet = [name for name in names if name.startswith("unet.")]
+        chosen = [name for name in unet if keep(name.split(".")[1:])]
+    if not chosen:
+        raise UsageError(f"{model.name} has no tensors for the variant {variant!r}.")
+    return chosen
