@@ -1,0 +1,1 @@
+"""The judgement: protocols, answer sets, judges and scorecards."""

@@ -1,0 +1,115 @@
+"""What is to be drawn for a protocol: prompts, cells, and the latent that each picture starts from.
+
+The first latent of a picture is made on the CPU, from its seed and its cell alone, so batches,
+order, a resume or several processes cannot change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .. import seeding
+from .protocol import Protocol, digest
+
+if TYPE_CHECKING:
+    from ..request import ConceptRequest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be drawn: one row a picture.
+
+    Attributes:
+        prompts: [N] texts.
+        styles: [N] positions in ``style_names``; -1 for pictures outside the grid.
+        objects: [N] positions in ``object_names``.
+        seeds: [N].
+        latent_parts: [N], what ``seeding.noise`` makes each first latent of.
+        settings: the sampler's settings, a part of the answer set's key.
+    """
+
+    prompts: tuple[str, ...]
+    styles: np.ndarray
+    objects: np.ndarray
+    seeds: np.ndarray
+    style_names: tuple[str, ...]
+    object_names: tuple[str, ...]
+    latent_parts: tuple[tuple[str | int, ...], ...]
+    settings: dict[str, Any]
+    _streams: dict[Any, list[torch.Tensor]] = field(default_factory=dict, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def key(self, fingerprint: str) -> str:
+        """Name of the answer set of a model: other pictures, other key."""
+        return digest("answers 1", fingerprint, self.settings, self.prompts, self.latent_parts)
+
+    def latents(self, rows: Sequence[int], shape: tuple[int, int, int]) -> torch.Tensor:
+        """First latents [len(rows), C, h, w], float32 on the CPU."""
+        return torch.stack([self._latent(self.latent_parts[row], shape) for row in rows])
+
+    def _latent(self, parts: tuple[str | int, ...], shape: tuple[int, int, int]) -> torch.Tensor:
+        if parts[0] == "shared":
+            generator = torch.Generator().manual_seed(parts[1])
+            return torch.randn(shape, generator=generator)
+        if parts[0] == "stream":
+            _, seed, place = parts
+            return self._stream(seed, shape)[place]
+        return seeding.noise(shape, *parts)
+
+    def _stream(self, seed: int, shape: tuple[int, int, int]) -> list[torch.Tensor]:
+        """Latents of all cells of a seed, drawn one after the other as a sampler's loop does."""
+        if (seed, shape) not in self._streams:
+            generator = torch.Generator().manual_seed(seed)
+            cells = len(self.style_names) * len(self.object_names)
+            self._streams[seed, shape] = [
+                torch.randn(shape, generator=generator) for _ in range(cells)
+            ]
+        return self._streams[seed, shape]
+
+
+def grid_plan(protocol: Protocol) -> Plan:
+    """Every style x object x seed, in this order."""
+    grid, card = protocol.grid, protocol.card
+    shape = (len(grid.styles), len(grid.objects), len(protocol.seeds))
+    styles, objects, seeds = np.indices(shape).reshape(3, -1)
+    prompts, parts = [], []
+    for s, o, r in zip(styles.tolist(), objects.tolist(), seeds.tolist(), strict=True):
+        style, object, seed = grid.styles[s], grid.objects[o], protocol.seeds[r]
+        prompts.append(protocol.prompt(object, style))
+        # positions in the card: a lite protocol draws the same pictures
+        place = (card.style_names.index(style), card.object_names.index(object))
+        parts.append(
+            {
+                "per_cell": ("latent", seed, *place),
+                "shared": ("shared", seed),
+                "stream": ("stream", seed, s * len(grid.objects) + o),
+            }[protocol.noise]
+        )
+    return Plan(
+        tuple(prompts), styles, objects, np.array(protocol.seeds)[seeds],
+        grid.styles, grid.objects, tuple(parts), _settings(protocol),
+    )  # fmt: skip
+
+
+def concept_plan(protocol: Protocol, requests: Sequence[ConceptRequest]) -> Plan:
+    """Pictures for requests in free words: their prompts in turn, each from a latent of its own."""
+    prompts: list[str] = []
+    for request in requests:
+        for k in range(protocol.concept_pictures):
+            prompts.append(request.prompts[k % len(request.prompts)])
+    seeds = np.arange(len(prompts)) % protocol.concept_pictures
+    outside = np.full(len(prompts), -1)
+    parts = tuple(("latent", "concept", int(k)) for k in seeds)
+    return Plan(tuple(prompts), outside, outside, seeds, (), (), parts, _settings(protocol))
+
+
+def _settings(protocol: Protocol) -> dict[str, Any]:
+    names = ("steps", "guidance", "negative", "size", "precision", "jpeg_quality")
+    return {name: getattr(protocol, name) for name in names}
