@@ -1,0 +1,210 @@
+"""Write the report of a run: one HTML file that needs nothing else.
+
+Style sheet, pictures and plots lie in the file itself; it works without a network and without
+JavaScript, in light and dark, on a desk and on a phone. Every text that comes from a user is
+escaped by jinja2.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from markupsafe import Markup
+
+from .. import __version__, files
+from . import pictures, views
+from .labels import grouped, percent
+from .plots import Plot, Point, tradeoff
+from .views import ORIGINAL, ModelView
+
+if TYPE_CHECKING:
+    from ..evaluation.answers import AnswerSet
+
+HERE = Path(__file__).parent
+SEEDS_SHOWN = 5
+
+
+@dataclass
+class ReportData:
+    """Everything a report shows.
+
+    Attributes:
+        name: of the run.
+        request: JSON of a ``ConceptRequest``, or of several; None when nothing was asked for.
+        scorecards: model name -> ``Scorecard.to_json()``; the untouched model is ``original``.
+        answers: model name -> answer set; a model without one has no pictures in the report.
+        recipe: the resolved recipe as YAML.
+        environment: versions and machine, ``environment.environment()``.
+        methods: model name -> what was recorded of the edit, its folder's ``mu_vision.json``.
+        protocol: JSON of the ``Protocol``; it names the published numbers to set beside ours.
+        model: name or path of the untouched model.
+        command: what to type to make this run again; made from ``name`` by default.
+    """
+
+    name: str
+    request: Any
+    scorecards: Mapping[str, Mapping[str, Any]]
+    answers: Mapping[str, AnswerSet] = field(default_factory=dict)
+    recipe: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
+    command: str = ""
+
+
+@dataclass
+class TableData:
+    """Several requests by several methods.
+
+    Attributes:
+        rows: one dict a (request, method): ``kind``, ``request``, ``method``, ``ua``, ``ira``,
+            ``cra`` in percent; any further number is shown in a column of its own.
+    """
+
+    name: str
+    rows: Sequence[Mapping[str, Any]]
+    recipe: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
+    command: str = ""
+
+
+def write_report(data: ReportData, path: Path | str) -> Path:
+    """Write the report of one request (or several at once) as one HTML file."""
+    return _write("report.html.j2", report_context(data), path)
+
+
+def write_table(data: TableData, path: Path | str) -> Path:
+    """Write the report of a table of requests x methods as one HTML file."""
+    from .table import table_context
+
+    return _write("table.html.j2", {**_common(data), **table_context(data)}, path)
+
+
+def _write(template: str, context: Mapping[str, Any], path: Path | str) -> Path:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template(template).render(context)
+    files.write_text(path, text)
+    return Path(path)
+
+
+def _common(data: ReportData | TableData) -> dict[str, Any]:
+    """What both pages show at their foot."""
+    return {
+        "css": Markup((HERE / "style.css").read_text(encoding="utf-8")),
+        "version": __version__,
+        "data": data,
+        "command": data.command or f"mu-vision run {shlex.quote(data.name)}",
+        "environment": views.flat(data.environment),
+        "protocol": views.flat(data.protocol),
+        "protocol_title": data.protocol.get("title") or data.protocol.get("name") or "",
+        "percent": percent,
+        "published_columns": list(views.PUBLISHED.values()),
+    }
+
+
+def report_context(data: ReportData) -> dict[str, Any]:
+    """Everything that the template needs, already worded."""
+    requests = views.requests_of(data.request)
+    target = views.target_text(requests)
+    models = views.model_views(data)
+    original = next((m for m in models if m.original), None)
+    kind = requests[0]["kind"] if requests else "style"
+    published = views.published_view(data.protocol, kind)
+    return {
+        **_common(data),
+        "requests": requests,
+        "target": target,
+        "kind": kind,
+        "target_names": [r["name"] for r in requests],
+        "models": models,
+        "original": original,
+        "edited": [m for m in models if not m.original],
+        "headline": views.headline(models, target),
+        "notices": views.notices(models),
+        "groups": grouped(name for model in models for name in model.values),
+        "walls": _walls(data, requests, models),
+        "plot": _plot(models, published),
+        "published": published,
+        "ours": views.our_rows(models),
+        "notes": {m.key: views.method_note(m.key, data.methods.get(m.key, {})) for m in models},
+        "thresholds": (views.FORGOT, views.KEPT),
+    }
+
+
+def _plot(models: Sequence[ModelView], published: Sequence[Mapping[str, Any]]) -> Plot | None:
+    points = []
+    for model in models:
+        if model.ua is None or model.kept is None:
+            continue
+        ua = model.values["ua"]
+        interval = None if ua.low is None or ua.high is None else (ua.low, ua.high)
+        kind = "original" if model.original else "ours"
+        points.append(Point(model.title, model.ua, model.kept, kind, model.colour, interval))
+    if not points:
+        return None
+    return tradeoff([*points, *published_points(published)])
+
+
+def published_points(rows: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """Published rows that have all three rates, as points of the trade-off plot."""
+    return [
+        Point(row["method"], row["ua"], (row["ira"] + row["cra"]) / 2, "published")
+        for row in rows
+        if row["ira"] is not None and row["cra"] is not None
+    ]
+
+
+def _walls(
+    data: ReportData, requests: Sequence[Mapping[str, Any]], models: Sequence[ModelView]
+) -> dict[str, Any]:
+    """The grids of pictures: the target, everything else, and the target at further seeds."""
+    sets = {key: answers for key, answers in data.answers.items() if len(answers)}
+    shown = {m.key: m.title for m in models if m.key in sets}
+    first = next(iter(sets.values()), None)
+    if first is None or not len(first.style_names):
+        return {"target": None, "kept": None, "more": []}
+    lookup = {key: _lookup(sets[key]) for key in shown}
+    styles, objects = list(first.style_names), list(first.object_names)
+    seeds = list(dict.fromkeys(int(s) for s in first.seeds))[:SEEDS_SHOWN]
+    kind = requests[0]["kind"] if requests else "concept"
+    known = styles if kind == "style" else objects
+    names = [r["name"] for r in requests if r["kind"] == kind and r["name"] in known]
+
+    def grid(choose: Any, seed: int) -> pictures.Wall:
+        cells, columns = choose(kind, names, styles, objects, seed)
+        return pictures.wall(cells, columns, shown, lookup)
+
+    target = [grid(pictures.target_cells, seed) for seed in seeds] if names else []
+    return {
+        "target": target[0] if target else None,
+        "kept": grid(pictures.kept_cells, seeds[0]),
+        "more": list(zip(seeds, target))[1:],
+        "seed": seeds[0],
+    }
+
+
+def _lookup(answers: AnswerSet) -> dict[tuple[str, str, int], Any]:
+    return {
+        (answers.style_names[s], answers.object_names[o], int(seed)): pixels
+        for s, o, seed, pixels in zip(
+            answers.styles, answers.objects, answers.seeds, answers.pictures, strict=True
+        )
+        if s >= 0
+    }
+
+
+__all__ = ["ORIGINAL", "ReportData", "TableData", "report_context", "write_report", "write_table"]

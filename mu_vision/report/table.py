@@ -1,0 +1,148 @@
+"""The report of several requests by several methods: what the page of ``build.write_table`` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from . import views
+from .labels import percent
+from .plots import Plot, Point, tradeoff
+
+if TYPE_CHECKING:
+    from .build import TableData
+
+RATES = ("ua", "ira", "cra", "kept")
+# column -> (heading, decimals); rates come first and are in percent
+COLUMNS = {
+    "ua": ("UA, %", 1),
+    "ira": ("IRA, %", 1),
+    "cra": ("CRA, %", 1),
+    "kept": ("kept, %", 1),
+    "fid_clip": ("Frechet distance, CLIP", 2),
+    "fid": ("FID", 2),
+    "clip_score": ("CLIP score", 2),
+    "erase_seconds": ("time, s", 1),
+}
+TEXTS = ("group", "kind", "request", "method")
+
+
+def table_context(data: TableData) -> dict[str, Any]:
+    """Rows by kind with their means, the headline, and the trade-off plot of each kind."""
+    rows = [_completed(row) for row in data.rows]
+    methods = [m for m in dict.fromkeys(r["method"] for r in rows) if m != views.ORIGINAL]
+    colours = {views.ORIGINAL: 0} | {method: k % 6 + 1 for k, method in enumerate(methods)}
+    blocks = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        mine = [row for row in rows if row["kind"] == kind]
+        published = views.published_view(data.protocol, kind)
+        means = {m: _mean([r for r in mine if r["method"] == m]) for m in colours}
+        means = {method: mean for method, mean in means.items() if mean}
+        blocks.append(
+            {
+                "kind": kind,
+                "rows": [_shown(row, colours) for row in mine],
+                "means": [_shown(mean, colours) for mean in means.values()],
+                "plot": _plot(mine, means, colours, published),
+                "published": published,
+                "ours": [_beside(mean, colours) for mean in means.values()],
+                "requests": len({row["request"] for row in mine}),
+            }
+        )
+    numbers = [c for c in COLUMNS if any(isinstance(r.get(c), int | float) for r in rows)]
+    return {
+        "blocks": blocks,
+        "columns": [(c, COLUMNS[c][0]) for c in numbers],
+        "headline": _headline(rows, methods),
+        "requests": len({(r["kind"], r["request"]) for r in rows}),
+        "methods": methods,
+    }
+
+
+def _completed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with ``kept``, the mean of IRA and CRA."""
+    row = dict(row)
+    if row.get("kept") is None and row.get("ira") is not None and row.get("cra") is not None:
+        row["kept"] = (row["ira"] + row["cra"]) / 2
+    return row
+
+
+def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Plain mean over requests; a column that one of them lacks has none."""
+    if not rows:
+        return {}
+    mean: dict[str, Any] = {"method": rows[0]["method"], "kind": rows[0]["kind"], "request": "mean"}
+    for column in COLUMNS:
+        values = [row.get(column) for row in rows]
+        if all(isinstance(value, int | float) for value in values):
+            mean[column] = fmean(values)
+    return mean
+
+
+def _shown(row: Mapping[str, Any], colours: Mapping[str, int]) -> dict[str, Any]:
+    texts = {}
+    for column, (_, decimals) in COLUMNS.items():
+        value = row.get(column)
+        texts[column] = "–" if value is None else f"{value:,.{decimals}f}"
+    return {
+        "request": row["request"],
+        "title": views.title_of(row["method"]),
+        "colour": colours[row["method"]],
+        "texts": texts,
+        "shares": {c: row[c] / 100 for c in RATES if row.get(c) is not None},
+    }
+
+
+def _beside(mean: Mapping[str, Any], colours: Mapping[str, int]) -> dict[str, Any]:
+    """A mean as a row of the published table."""
+    names = {"fid_unlearncanvas": "", "seconds": "erase_seconds", "memory_gb": "", "storage_gb": ""}
+    found = [mean.get(names.get(column, column)) for column in views.PUBLISHED]
+    return {
+        "title": views.title_of(mean["method"]),
+        "colour": colours[mean["method"]],
+        "texts": ["–" if value is None else f"{value:,.2f}" for value in found],
+    }
+
+
+def _plot(
+    rows: Iterable[Mapping[str, Any]],
+    means: Mapping[str, Mapping[str, Any]],
+    colours: Mapping[str, int],
+    published: Sequence[Mapping[str, Any]],
+) -> Plot | None:
+    from .build import published_points
+
+    points = []
+    for method, mean in means.items():
+        if mean.get("ua") is not None and mean.get("kept") is not None:
+            kind = "original" if method == views.ORIGINAL else "ours"
+            title = views.title_of(method)
+            points.append(Point(title, mean["ua"] / 100, mean["kept"] / 100, kind, colours[method]))
+    for row in rows:
+        known = row.get("ua") is not None and row.get("kept") is not None
+        if known and row["method"] != views.ORIGINAL:
+            colour = colours[row["method"]]
+            x, y = row["ua"] / 100, row["kept"] / 100
+            points.append(Point(str(row["request"]), x, y, "request", colour))
+    return tradeoff([*points, *published_points(published)]) if points else None
+
+
+def _headline(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> str:
+    """One clause a method: how much was forgotten and kept on average, and the worst request."""
+    clauses = []
+    for method in methods:
+        mine = [r for r in rows if r["method"] == method and r.get("ua") is not None]
+        if not mine:
+            continue
+        worst = min(mine, key=lambda row: row["ua"])
+        kept = [row["kept"] for row in mine if row.get("kept") is not None]
+        text = f"{views.title_of(method)} forgets {percent(fmean(r['ua'] for r in mine) / 100)}"
+        if len(kept) == len(mine):
+            text += f" and keeps {percent(fmean(kept) / 100)}"
+        clauses.append(f"{text}, at worst {percent(worst['ua'] / 100)} ({worst['request']})")
+    if not clauses:
+        return "No method was run."
+    return (
+        f"On average over {len({r['request'] for r in rows})} requests " + "; ".join(clauses) + "."
+    )
