@@ -1,0 +1,305 @@
+"""The command line: parses, calls the API, prints. Everything heavy is imported inside a command."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from typer.core import TyperGroup
+
+from . import __version__
+from .errors import UsageError
+from .faults import explain
+
+
+class Guarded(TyperGroup):
+    """Every fault of a command becomes one sentence on stderr and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if hasattr(error, "format_message"):  # typer's own words about flags
+                raise
+            sentence, code = explain(error)
+            if (ctx.obj or {}).get("debug"):
+                traceback.print_exception(error, file=sys.stderr)
+        typer.echo(f"mu-vision: {sentence}", err=True)
+        raise typer.Exit(code)
+
+
+app = typer.Typer(
+    name="mu-vision",
+    cls=Guarded,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _set_debug(ctx: typer.Context, value: bool) -> bool:
+    root = ctx.find_root()
+    root.obj = root.obj or {}
+    root.obj["debug"] = bool(value or root.obj.get("debug") or os.environ.get("MU_VISION_DEBUG"))
+    return value
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"mu-vision {__version__}")
+        raise typer.Exit()
+
+
+def _examples(*lines: str) -> str:
+    """Examples below a command's help; the leading backspace keeps their lines as they are."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+Debug = Annotated[
+    bool, typer.Option("--debug", callback=_set_debug, help="Show the traceback of a fault.")
+]
+Changes = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Argument(metavar="KEY=VALUE", help="Values to change.", show_default=False),
+]
+Out = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--output", "-o", help="Where to write.", show_default=False),
+]
+Names = Optional[list[str]]  # noqa: UP045
+Style = Annotated[Names, typer.Option("--style", help="A style of the data set; repeatable.")]
+Thing = Annotated[Names, typer.Option("--object", help="An object of it; repeatable.")]
+Concept = Annotated[Names, typer.Option("--concept", help="Any text; repeatable.")]
+Dataset = Annotated[str, typer.Option("--dataset", help="Card that has the style or object.")]
+
+
+@app.callback(
+    epilog=_examples(
+        "mu-vision run quickstart        erase one style in two ways, evaluate, report",
+        "mu-vision list                  methods, recipes, protocols, data sets, models",
+        "mu-vision doctor                what this machine can run",
+    )
+)
+def root(
+    debug: Debug = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Take a concept out of a vision model, measure what was forgotten and kept, report it."""
+
+
+@app.command(
+    epilog=_examples(
+        "mu-vision run quickstart",
+        "mu-vision run quickstart request.name=mosaic methods.esd.steps=50 -o runs/mosaic",
+        "mu-vision run minicanvas_baselines --dry-run",
+        "mu-vision run my_recipe.yaml protocol.seeds=[188,288]",
+    )
+)
+def run(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or path of its YAML file.")
+    ],
+    changes: Changes = None,
+    output: Out = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done and what it costs.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Carry out a recipe into runs/NAME; the same command again goes on where it stopped."""
+    from . import console
+    from .recipe import load_recipe
+    from .runner import run as carry_out
+
+    job = load_recipe(recipe, changes or ())
+    if dry_run:
+        from .plan import plan
+
+        console.show_plan(plan(job, output))
+        return
+    console.show_result(carry_out(job, output, announce=console.say))
+
+
+@app.command(
+    epilog=_examples(
+        "mu-vision erase minicanvas/sd --style neon --method esd -o erased/",
+        "mu-vision erase minicanvas/sd --object cat --object boat --method uce -o erased/ --delta",
+        'mu-vision erase minicanvas/sd --concept "a cat" --anchor "a dog" -o erased/ steps=200',
+        "mu-vision erase minicanvas/sd --style neon -m uce -o neon.safetensors",
+    )
+)
+def erase(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="minicanvas/sd, a diffusers folder, or a hub id.")
+    ],
+    settings: Changes = None,
+    style: Style = None,
+    object: Thing = None,
+    concept: Concept = None,
+    anchor: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Harmless text that takes its place.", show_default=False),
+    ] = None,
+    method: Annotated[str, typer.Option("--method", "-m", help="See mu-vision list.")] = "esd",
+    output: Out = None,
+    dataset: Dataset = "minicanvas",
+    delta: Annotated[
+        bool, typer.Option("--delta", help="Also write the changed weights as one small file.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Take a concept out of a model and write a diffusers folder.
+
+    An output that ends in .safetensors gets the changed weights alone.
+    """
+    from . import commands, console
+
+    if output is None:
+        raise UsageError("Where should the model go? Give a folder with -o, e.g. -o erased/.")
+    requests = commands.request_from_flags(style, object, concept, anchor, dataset)
+    written = commands.erase_to(model, requests, method, settings or [], output, delta, console.say)
+    console.show_written(written)
+
+
+@app.command(
+    epilog=_examples(
+        "mu-vision evaluate erased/ --protocol minicanvas --style neon",
+        "mu-vision evaluate minicanvas/sd",
+        "mu-vision evaluate erased/ --original minicanvas/sd --object cat protocol.steps=12",
+    )
+)
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="minicanvas/sd, a diffusers folder, or a hub id.")
+    ],
+    changes: Changes = None,
+    protocol: Annotated[str, typer.Option("--protocol", "-p", help="See mu-vision list.")] = (
+        "minicanvas"
+    ),
+    style: Style = None,
+    object: Thing = None,
+    concept: Concept = None,
+    original: Annotated[
+        str, typer.Option(help="The untouched model; the one named in the folder by default.")
+    ] = "",
+    output: Out = None,
+    dataset: Dataset = "minicanvas",
+    debug: Debug = False,
+) -> None:
+    """Measure a model by a protocol; what was forgotten is read from the folder if not given."""
+    from . import commands, console
+
+    flags = (style, object, concept, dataset)
+    recipe = commands.evaluation_recipe(model, protocol, flags, original, changes or [])
+    from .runner import run as carry_out
+
+    console.show_result(carry_out(recipe, output, announce=console.say))
+
+
+@app.command(
+    epilog=_examples(
+        "mu-vision report runs/quickstart",
+    )
+)
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder.")],
+    debug: Debug = False,
+) -> None:
+    """Build report.html again from what is in a run folder."""
+    from .reporting import rebuild_report
+
+    typer.echo(f"report: {rebuild_report(folder)}")
+
+
+@app.command(
+    epilog=_examples(
+        "mu-vision apply neon.safetensors --to minicanvas/sd -o erased/",
+    )
+)
+def apply(
+    delta: Annotated[Path, typer.Argument(metavar="DELTA", help="A file of changed weights.")],
+    to: Annotated[str, typer.Option("--to", help="The model to change.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")],
+    debug: Debug = False,
+) -> None:
+    """Put the changed weights of an erasure into another model of the same architecture."""
+    from . import api, console
+
+    model = api.apply_delta(delta, to)
+    console.show_written([api.save(model, output)])
+
+
+@app.command(
+    epilog=_examples(
+        "mu-vision show minicanvas -o sheet.png      a labelled contact sheet",
+        "mu-vision show unlearncanvas                the card",
+        "mu-vision show runs/quickstart              the scorecards",
+    )
+)
+def show(
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="minicanvas, a data set's card, or a run folder.")
+    ],
+    output: Out = None,
+    index: Annotated[int, typer.Option(help="Which picture of each cell.", min=0)] = 1200,
+    debug: Debug = False,
+) -> None:
+    """Show a data set or the numbers of a run."""
+    from . import console
+
+    console.show(what, output, index)
+
+
+@app.command(
+    name="list",
+    epilog=_examples(
+        "mu-vision list",
+    ),
+)
+def list_(debug: Debug = False) -> None:
+    """List methods, recipes, protocols, data sets and models, one line each."""
+    from . import console
+
+    console.show_list()
+
+
+@app.command(
+    epilog=_examples(
+        "mu-vision doctor",
+    )
+)
+def doctor(debug: Debug = False) -> None:
+    """Say what this machine can run and what is missing."""
+    from . import doctor as clinic
+
+    if not clinic.report():
+        raise typer.Exit(1)
+
+
+def _one_line(message: Warning | str, *_: Any) -> None:
+    """A warning without the line of code that gave it."""
+    typer.echo(f"warning: {message}", err=True)
+
+
+def main() -> None:
+    """The entry point of the ``mu-vision`` command."""
+    warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.simplefilter("ignore", FutureWarning)
+    warnings.showwarning = _one_line
+    try:
+        app()
+    except KeyboardInterrupt:
+        sentence, code = explain(KeyboardInterrupt())
+        typer.echo(f"mu-vision: {sentence}", err=True)
+        sys.exit(code)

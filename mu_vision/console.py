@@ -1,0 +1,222 @@
+"""What the commands print: plain text and tables that also read well in a file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import resources, validation
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .plan import Plan
+    from .runner import RunResult
+
+# key in scores.json -> (heading, decimals); rates are percent there
+COLUMNS = {
+    "ua": ("UA %", 1),
+    "ira": ("IRA %", 1),
+    "cra": ("CRA %", 1),
+    "fid": ("FID", 2),
+    "fid_clip": ("FID (CLIP)", 2),
+    "clip_score": ("CLIP score", 2),
+    "seconds": ("erase s", 1),
+    "peak_memory_gb": ("peak GB", 2),
+}
+
+
+def console() -> Console:
+    """Standard output; not squeezed to 80 columns where nobody watches."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+def say(text: str) -> None:
+    """One line about what is going on, on stderr."""
+    print(f"- {text}", file=sys.stderr, flush=True)
+
+
+def number(value: Any, decimals: int) -> str:
+    """A number with fixed decimals; a dash where there is none."""
+    return "-" if value is None else f"{value:.{decimals}f}"
+
+
+def show_result(result: RunResult) -> None:
+    """The scorecards side by side, warnings, and the path of the report."""
+    out = console()
+    if result.table:
+        show_table(result.table)
+    elif result.scores.get("models"):
+        show_scores(result.scores)
+    if result.report:
+        out.print(f"report: {result.report}", soft_wrap=True, markup=False)
+    elif result.folder:
+        out.print(f"written: {result.folder}", soft_wrap=True, markup=False)
+
+
+def show_scores(scores: Mapping[str, Any]) -> None:
+    """The models of one ``scores.json`` as rows."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    out, models = console(), scores["models"]
+    asked = scores.get("request") or []
+    asked = asked if isinstance(asked, list) else [asked]
+    title = ", ".join(f"{r['kind']} {r['name']}" for r in asked) or "nothing forgotten"
+    out.print(f"{scores['name']}: {title}", markup=False, style="bold")
+    table = Table("model")
+    shown = [key for key in COLUMNS if any(m.get(key) is not None for m in models.values())]
+    for key in shown:
+        table.add_column(COLUMNS[key][0], justify="right")
+    for label, model in models.items():
+        cells = (number(model.get(key), COLUMNS[key][1]) for key in shown)
+        table.add_row(escape(label), *cells)
+    out.print(table)
+    for label, model in models.items():
+        for warning in model.get("warnings", ()):
+            out.print(f"warning ({label}): {warning}", style="yellow", markup=False)
+
+
+def show_table(rows: Iterable[Mapping[str, Any]]) -> None:
+    """The rows of a table recipe."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from .tables import HEADINGS
+
+    table = Table()
+    for heading, decimals in HEADINGS.values():
+        table.add_column(heading, justify="left" if decimals is None else "right")
+    last = None
+    for row in rows:
+        if last is not None and (row["group"], row["request"]) != last:
+            table.add_section()
+        last = (row["group"], row["request"])
+        table.add_row(
+            *(
+                escape(str(row[key])) if decimals is None else number(row[key], decimals)
+                for key, (_, decimals) in HEADINGS.items()
+            )
+        )
+    console().print(table)
+
+
+def show_plan(plan: Plan) -> None:
+    """The resolved recipe, what it costs, and what would be fetched."""
+    out = console()
+    out.print(plan.recipe.rstrip(), markup=False, soft_wrap=True)
+    out.print()
+    for line in plan.lines():
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def show_written(paths: Iterable[Path]) -> None:
+    from . import files
+
+    for path in paths:
+        size = sum(files.sizes(path).values()) / 1e6
+        console().print(f"written: {path} ({size:.1f} MB)", markup=False, soft_wrap=True)
+
+
+def show(what: str, output: Path | None, index: int) -> None:
+    """A contact sheet, a card, or the numbers of a run.
+
+    Raises:
+        UsageError: if it is none of them, or a run without scores.
+    """
+    path = Path(what)
+    if path.is_dir():
+        scores = path / "scores.json"
+        if not scores.is_file():
+            raise UsageError(f"{path} has no scores.json: it is not a run, or not yet finished.")
+        found = json.loads(scores.read_text(encoding="utf-8"))
+        if found.get("table"):
+            show_table(found["table"])
+        else:
+            show_scores(found)
+        if (path / "report.html").is_file():
+            console().print(f"report: {path / 'report.html'}", soft_wrap=True, markup=False)
+        return
+    if what == "minicanvas":
+        from .data.sheet import contact_sheet
+
+        written = contact_sheet(output or Path("minicanvas.png"), index)
+        console().print(f"written: {written}", markup=False, soft_wrap=True)
+        return
+    from rich.markdown import Markdown
+
+    from .data.cards import load_card
+
+    card = load_card(what)
+    out = console()
+    out.print(f"{card.title} ({card.name}): {card.summary}", markup=False, style="bold")
+    out.print(f"licence: {card.licence}\nsource: {card.source}", markup=False)
+    for word, names in (("styles", card.style_names), ("objects", card.object_names)):
+        if names:
+            out.print(f"{word} ({len(names)}): {', '.join(names)}", markup=False)
+    out.print(Markdown(card.body))
+
+
+def show_list() -> None:
+    """Everything that has a name, one line each."""
+    out = console()
+    for title, lines in listing().items():
+        out.print(title, style="bold")
+        width = max((len(name) for name, _ in lines), default=0)
+        for name, text in lines:
+            out.print(f"  {name:<{width}}  {text}", markup=False, soft_wrap=True)
+        if not lines:
+            out.print("  none")
+
+
+def listing() -> dict[str, list[tuple[str, str]]]:
+    """{heading: [(name, one line)]}."""
+    from . import registry
+
+    methods = []
+    for name in registry.names("method"):
+        cls = registry.get("method", name)
+        paper = getattr(cls, "paper", None)
+        family = getattr(cls, "family", "diffusion")
+        told = f"{paper.title} (arXiv {paper.arxiv})" if paper else _first_line(cls)
+        methods.append((name, f"{family}: {told}"))
+    return {
+        "methods": methods,
+        "recipes": [(name, _summary("recipe", name)) for name in resources.names("recipe")],
+        "protocols": [(name, _summary("protocol", name)) for name in resources.names("protocol")],
+        "data sets": [(name, _card_summary(name)) for name in resources.names("card")],
+        "models": list(_models()),
+    }
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").strip().split("\n")[0]
+
+
+def _summary(kind: str, name: str) -> str:
+    data = validation.read_yaml_file(resources.find(kind, name), f"{kind} {name}")
+    return str(data.get("summary") or data.get("title") or data.get("name") or "").strip()
+
+
+def _card_summary(name: str) -> str:
+    from .data.cards import load_card
+
+    return load_card(name).summary
+
+
+def _models() -> Iterable[tuple[str, str]]:
+    from .doctor import EMBEDDED
+
+    for name, meaning in EMBEDDED.items():
+        folder = resources.EMBEDDED / name
+        if folder.is_dir():
+            size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
+            yield f"minicanvas/{name}", f"{meaning}, embedded, {size:.1f} MB"
+        else:
+            yield f"minicanvas/{name}", f"{meaning}: not in this package"

@@ -1,0 +1,134 @@
+"""From a run folder to its report: everything is read from disk, so it can be built again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from . import files, validation
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from .evaluation.answers import AnswerSet
+
+
+def rebuild_report(folder: Path | str) -> Path:
+    """Write ``report.html`` of a finished run; returns its path.
+
+    Raises:
+        UsageError: if the folder is not a run, has no scores yet, or is damaged.
+    """
+    folder = Path(folder)
+    scores = read_scores(folder)
+    return write_table_report(folder) if "table" in scores else write_run_report(folder)
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """``scores.json`` of a run folder.
+
+    Raises:
+        UsageError: if there is no such folder or file, or it is damaged.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"There is no run folder {folder}.")
+    path = folder / "scores.json"
+    if not path.is_file():
+        raise UsageError(
+            f"{folder} has no scores.json: it is not a run folder, or the run is not finished yet"
+            " (the same mu-vision run goes on with it)."
+        )
+    try:
+        scores = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged; run the recipe again to write it anew.") from error
+    if not isinstance(scores, dict) or not ("models" in scores or "table" in scores):
+        raise UsageError(f"{path} does not hold the scores of a run.")
+    return scores
+
+
+def write_run_report(folder: Path) -> Path:
+    """The report of one request."""
+    from .report.build import ReportData, write_report
+
+    scores, recipe = read_scores(folder), _recipe(folder)
+    models = scores["models"]
+    data = ReportData(
+        name=scores["name"],
+        request=scores["request"],
+        scorecards={label: model["scorecard"] for label, model in models.items()},
+        answers={
+            label: answers
+            for label, place in scores["answers"].items()
+            if (answers := _answers(folder / place, models[label])) is not None
+        },
+        recipe=_as_asked(recipe),
+        environment=scores["environment"],
+        methods={label: m for label in models if (m := _made(folder / "model" / label))},
+        protocol=_resolved(recipe, "protocol"),
+        model=str(recipe.get("model") or recipe.get("original") or ""),
+        command=f"mu-vision run {shlex.quote(str(folder / 'recipe.yaml'))}",
+    )
+    return write_report(data, folder / "report.html")
+
+
+def write_table_report(folder: Path) -> Path:
+    """The report of a table of requests."""
+    from .report.build import TableData, write_table
+
+    scores, recipe = read_scores(folder), _recipe(folder)
+    data = TableData(
+        name=scores["name"],
+        rows=scores["rows"],
+        recipe=_as_asked(recipe),
+        environment=scores["environment"],
+        protocol=_resolved(recipe, "protocol"),
+        model=str(recipe.get("model") or ""),
+        command=f"mu-vision run {shlex.quote(str(folder / 'recipe.yaml'))}",
+    )
+    return write_table(data, folder / "report.html")
+
+
+def _recipe(folder: Path) -> dict[str, Any]:
+    path = folder / "recipe.yaml"
+    return validation.read_yaml_file(path, f"recipe {path}")
+
+
+def _resolved(recipe: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return (recipe.get("resolved") or {}).get(key) or {}
+
+
+def _as_asked(recipe: Mapping[str, Any]) -> str:
+    """The recipe's YAML without what the run noted in it."""
+    kept = {key: value for key, value in recipe.items() if key != "resolved"}
+    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+
+
+def _made(folder: Path) -> dict[str, Any]:
+    path = folder / "mu_vision.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _answers(place: Path, model: Mapping[str, Any]) -> AnswerSet | None:
+    """The answer set that a scorecard was made from; None if its pictures were deleted."""
+    from .evaluation.answers import AnswerSet
+
+    if not (place / "answers.json").is_file():
+        return None
+    answers = AnswerSet.load(place)
+    known = model["scorecard"]["answers"]["key"]
+    if answers.key != known:
+        raise UsageError(f"{place} holds other pictures than were scored; run the recipe again.")
+    return answers
+
+
+def forget_stale(root: Path, keep: Iterable[str]) -> None:
+    """Delete the answer sets of earlier settings below ``root``; ``keep`` ends in their names."""
+    kept = {Path(place).name for place in keep}
+    for found in root.glob("?" * 16):
+        if found.is_dir() and found.name not in kept:
+            files.remove(found)

@@ -1,0 +1,357 @@
+"""Carry out a recipe into a run folder, stage by stage.
+
+    runs/<name>/  recipe.yaml  model/<method>/  checkpoints/  answers/<key>/
+                  scores.json  report.html  log.jsonl
+
+Every model is evaluated as it was written: it is loaded again from its folder first, so a run
+that was stopped and went on ends with the same numbers as one that was not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from . import files
+from .environment import environment
+from .recipe import EraseRecipe, EvaluateRecipe, Recipe, TableRecipe, TrainRecipe
+from .reporting import forget_stale, write_run_report
+from .stages import Record, Stages, fingerprint, open_run
+
+if TYPE_CHECKING:
+    from .evaluation.protocol import Protocol
+    from .evaluation.scorecard import Scorecard
+    from .models.diffusion import DiffusionModel
+    from .request import ConceptRequest
+    from .unlearn.base import Unlearner
+
+Announce = Callable[[str], None]
+ORIGINAL = "original"
+# settings and results that do not change what comes out
+NO_MATTER = ("checkpoint_every", "log_every", "tracker")
+CLOCKS = ("seconds", "memory_gb", "stages", "environment")
+
+
+def silent(text: str) -> None:
+    """Announce nothing."""
+
+
+@dataclass
+class RunResult:
+    """What a run leaves behind.
+
+    Attributes:
+        folder: the run folder.
+        scores: the content of ``scores.json``.
+        scorecards: model -> scorecard; empty for tables and training.
+        report: path of the HTML report, None for training.
+        table: the rows of a table recipe.
+        stages: name -> record with fingerprint, time and memory.
+    """
+
+    folder: Path
+    scores: dict[str, Any] = field(default_factory=dict)
+    scorecards: dict[str, Scorecard] = field(default_factory=dict)
+    report: Path | None = None
+    table: list[dict[str, Any]] = field(default_factory=list)
+    stages: dict[str, Record] = field(default_factory=dict)
+
+
+def run(recipe: Recipe, folder: Path | str | None = None, announce: Announce = silent) -> RunResult:
+    """Carry out a recipe; what is done and unchanged is not done again.
+
+    Args:
+        recipe: from ``load_recipe``.
+        folder: the run folder, ``runs/<name>`` by default.
+        announce: called with one line at the beginning of each stage.
+
+    Raises:
+        UsageError: if the recipe or the folder cannot be used; nothing was written then.
+        RunError: if a stage failed; finished stages are kept.
+    """
+    recipe.check()
+    _check_inputs(recipe)
+    folder = open_run(Path("runs") / recipe.name if folder is None else folder)
+    if isinstance(recipe, TableRecipe):
+        from .tables import run_table
+
+        return run_table(recipe, folder, announce)
+    if isinstance(recipe, TrainRecipe):
+        return _train(recipe, folder, announce)
+    return Chain(recipe, folder, announce).run()
+
+
+class Original:
+    """The untouched model: loaded once, shared by all that is compared with it."""
+
+    def __init__(self, source: str):
+        self.source = source
+
+    @cached_property
+    def model(self) -> DiffusionModel:
+        from .models.diffusion import DiffusionModel
+
+        return DiffusionModel.load(self.source)
+
+
+class Chain:
+    """One request: erase by every method, evaluate every model, write scores and report.
+
+    Answer sets lie in ``answers/<key>``; their keys tell models apart, so the requests of a table
+    share one such folder and the untouched model is drawn once.
+    """
+
+    def __init__(
+        self,
+        recipe: EraseRecipe | EvaluateRecipe,
+        folder: Path,
+        announce: Announce = silent,
+        original: Original | None = None,
+        answers: Path | None = None,
+    ):
+        self.recipe, self.folder = recipe, folder
+        self.answers = answers or folder / "answers"
+        self.stages = Stages(folder, announce)
+        self.requests: tuple[ConceptRequest, ...] = (
+            recipe.request.resolve() if recipe.request else ()
+        )
+        asked = [request.model_dump(mode="json") for request in self.requests]
+        self.asked: Any = asked[0] if len(asked) == 1 else asked or None  # as scores.json has it
+        self.protocol: Protocol = recipe.protocol.resolve()
+        source = recipe.model if isinstance(recipe, EraseRecipe) else recipe.original
+        self.original = original or (Original(source) if source else None)
+
+    def run(self) -> RunResult:
+        from .models.diffusion import DiffusionModel
+
+        folder = self.folder
+        unlearners: dict[str, Unlearner] = {}
+        if isinstance(self.recipe, EraseRecipe):
+            unlearners = self.recipe.unlearners()
+        self.write_recipe(unlearners)
+        self.check_judges()
+        # the untouched model first: if it fails the protocol, no time is spent on erasing
+        scorecards = {}
+        if self.original:
+            scorecards[ORIGINAL] = self.evaluate(ORIGINAL, self.original.model)
+        for label, source in self.sources(unlearners).items():
+            scorecards[label] = self.evaluate(label, DiffusionModel.load(source))
+        scores = self.scores(scorecards)
+        files.write_json(folder / "scores.json", scores)
+        report = self.stages.run(
+            "report",
+            {"scores": fingerprint(without_times(scores))},
+            lambda: write_run_report(folder).name,
+            [folder / "report.html"],
+        )
+        if self.answers.parent == folder:
+            forget_stale(self.answers, scores["answers"].values())
+        return RunResult(
+            folder, scores, scorecards, folder / report.result, stages=self.stages.records
+        )
+
+    def write_recipe(self, unlearners: Mapping[str, Unlearner]) -> None:
+        """``recipe.yaml`` as resolved; it can be run again."""
+        data = self.recipe.model_dump(mode="json", exclude={"resolved"}, exclude_none=True)
+        for label, chosen in unlearners.items():
+            method = {"method": chosen.name} if label != chosen.name else {}
+            data["methods"][label] = {**method, **chosen.model_dump(mode="json")}
+        write_recipe(self.folder, data, {"state": "begun"})
+        resolved = {
+            "request": self.asked,
+            "protocol": self.protocol.model_dump(mode="json"),
+            "original": self.original.model.fingerprint() if self.original else None,
+            "environment": environment(),
+        }
+        write_recipe(self.folder, data, resolved)
+
+    def sources(self, unlearners: Mapping[str, Unlearner]) -> dict[str, str]:
+        """{label: folder or name} of the models to compare, made by erasing where need be."""
+        if isinstance(self.recipe, EvaluateRecipe):
+            return dict(self.recipe.models)
+        return {label: self.erase(label, chosen) for label, chosen in unlearners.items()}
+
+    def erase(self, label: str, chosen: Unlearner) -> str:
+        """One method: unlearn (resuming from its checkpoints), then write the model folder."""
+        target = self.folder / "model" / label
+        inputs = {
+            "model": self.original.model.fingerprint(),
+            "request": self.asked,
+            "method": [chosen.name, chosen.model_dump(mode="json", exclude=set(NO_MATTER))],
+            "delta": self.recipe.delta,
+        }
+        delta = target.with_name(f"{label}.delta.safetensors")
+        work = self.folder / "checkpoints" / f"{label}-{fingerprint(inputs)[:12]}"
+
+        def erase() -> dict[str, Any]:
+            from .export.delta import save_delta
+            from .export.folder import export
+
+            unlearned = resumable(chosen).unlearn(self.original.model, self.requests, folder=work)
+            original = self.original.model
+            export(unlearned, self.requests, chosen, target, original)
+            if self.recipe.delta:
+                save_delta(original, unlearned.model, delta, chosen.name, self.requests)
+            return {
+                "seconds": round(unlearned.seconds, 3),
+                "peak_memory_gb": round(unlearned.peak_memory_gb, 4),
+                "trained": list(unlearned.trained),
+                "report": unlearned.report,
+            }
+
+        outputs = [target, delta] if self.recipe.delta else [target]
+        self.stages.run(f"erase-{label}", inputs, erase, outputs)
+        for old in (self.folder / "checkpoints").glob(f"{label}-????????????"):
+            files.remove(old)
+        return str(target)
+
+    def check_judges(self) -> None:
+        """Load the judges now: a missing file should not stop a run after hours of training."""
+        import torch
+
+        from .evaluation.marks import open_bench
+        from .evaluation.quality import check_judges, check_requests
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        bench = open_bench(self.protocol, self.original.model.device if self.original else device)
+        check_judges(bench)
+        check_requests(bench, self.requests)
+
+    def evaluate(self, label: str, model: DiffusionModel) -> Scorecard:
+        """The scorecard of one model."""
+        from .evaluation.scorecard import Scorecard
+
+        inputs = {
+            "model": model.fingerprint(),
+            "original": self.original.model.fingerprint() if self.original else None,
+            "protocol": self.protocol.model_dump(mode="json"),
+            "request": self.asked,
+        }
+        record = self.stages.run(
+            f"evaluate-{label}", inputs, lambda: self.judge(label, model).to_json()
+        )
+        return Scorecard.from_json(record.result)
+
+    def judge(self, label: str, model: DiffusionModel) -> Scorecard:
+        from .evaluation.evaluate import evaluate
+
+        erased = self.stages.records.get(f"erase-{label}")
+        cost = {k: erased.result[k] for k in ("seconds", "peak_memory_gb")} if erased else None
+        return evaluate(
+            model,
+            self.protocol,
+            request=self.requests or None,
+            original=self.original.model if self.original else None,
+            folder=self.answers,
+            method=None if label == ORIGINAL else label,
+            cost=cost,
+        )
+
+    def scores(self, scorecards: Mapping[str, Scorecard]) -> dict[str, Any]:
+        """The content of ``scores.json``."""
+        models = {}
+        for label, card in scorecards.items():
+            row = model_row(card)
+            erased = self.stages.records.get(f"erase-{label}")
+            if erased:
+                row["trained_tensors"] = len(erased.result["trained"])
+            models[label] = row
+        return {
+            "name": self.recipe.name,
+            "request": self.asked,
+            "protocol": self.protocol.name,
+            "models": models,
+            "answers": {
+                label: os.path.relpath(self.answers / card.answers["key"][:16], self.folder)
+                for label, card in scorecards.items()
+            },
+            "stages": {
+                name: {"seconds": r.seconds, "peak_memory_gb": r.peak_memory_gb}
+                for name, r in self.stages.records.items()
+            },
+            "environment": environment(),
+        }
+
+
+def _check_inputs(recipe: Recipe) -> None:
+    """Look at models and files before anything is written.
+
+    Raises:
+        UsageError: for the first that is missing or damaged.
+    """
+    from .models.loading import check_folder, locate
+
+    if isinstance(recipe, TrainRecipe):
+        return
+    recipe.protocol.resolve().check_files()
+    if isinstance(recipe, EvaluateRecipe):
+        sources = [*([recipe.original] if recipe.original else []), *recipe.models.values()]
+    else:
+        sources = [recipe.model]
+    for source in sources:
+        place = locate(source)
+        if isinstance(place, Path):
+            check_folder(place)
+
+
+def resumable(chosen: Unlearner) -> Unlearner:
+    """The same method with some ten checkpoints, if its settings ask for none."""
+    if getattr(chosen, "checkpoint_every", None) == 0:
+        every = max(1, chosen.steps // 10)
+        return chosen.model_copy(update={"checkpoint_every": every})
+    return chosen
+
+
+def model_row(card: Scorecard) -> dict[str, Any]:
+    """One model of ``scores.json``: rates in percent, counts, then the whole scorecard."""
+    row: dict[str, Any] = {"ua": None, "ira": None, "cra": None}
+    counts = {}
+    for name, metric in card.metrics.items():
+        percent = metric.unit in ("rate", "share")
+        row[name] = round(100 * metric.value, 4) if percent else round(metric.value, 6)
+        counts[name] = {"expected": metric.expected, "used": metric.used}
+    row["counts"] = counts
+    row["warnings"] = list(card.warnings)
+    row["scorecard"] = card.to_json()
+    return row
+
+
+def write_recipe(folder: Path, data: Mapping[str, Any], resolved: Mapping[str, Any]) -> None:
+    text = yaml.safe_dump({**data, "resolved": dict(resolved)}, sort_keys=False, allow_unicode=True)
+    files.write_text(folder / "recipe.yaml", text)
+
+
+def without_times(value: Any) -> Any:
+    """Scores without clocks and memory: the part that a resumed run gives again to the last bit."""
+    if isinstance(value, Mapping):
+        return {k: without_times(v) for k, v in value.items() if not k.endswith(CLOCKS)}
+    if isinstance(value, list | tuple):
+        return [without_times(v) for v in value]
+    return value
+
+
+def _train(recipe: TrainRecipe, folder: Path, announce: Announce) -> RunResult:
+    """Trainers one after another; each resumes from its own checkpoints."""
+    stages = Stages(folder, announce)
+    data = recipe.model_dump(mode="json", exclude={"resolved"}, exclude_none=True)
+    jobs = recipe.jobs()
+    data["trainers"] = [{"trainer": n, **job.model_dump(mode="json")} for n, job in jobs]
+    write_recipe(folder, data, {"environment": environment()})
+    before: list[Any] = []
+    for number, (name, job) in enumerate(jobs):
+        settings = [name, job.model_dump(mode="json")]
+        output = folder / "model" / job.output
+
+        def work(job: Any = job) -> dict[str, Any]:
+            result = job.run(folder / "model")
+            return {"steps": result.steps, "seconds": round(result.seconds, 3)}
+
+        stages.run(f"train-{number}-{name}", {"before": before, "job": settings}, work, [output])
+        before = [*before, settings]
+    return RunResult(folder, stages=stages.records)

@@ -1,0 +1,154 @@
+"""A table: groups of requests x methods, a row each, and averages; resumable request by request.
+
+Every request is a run of its own in a sub-folder, with its own report; the untouched model and
+its answer set are shared by all.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from . import files
+from .environment import environment
+from .errors import RunError
+from .recipe import TableRecipe
+from .reporting import forget_stale, write_table_report
+from .runner import Announce, Chain, Original, RunResult, write_recipe
+from .stages import open_run
+
+MEAN, ALL = "mean", "all"
+# key -> (heading, decimals; None for text)
+HEADINGS: dict[str, tuple[str, int | None]] = {
+    "group": ("group", None),
+    "request": ("request", None),
+    "method": ("method", None),
+    "ua": ("UA %", 1),
+    "ira": ("IRA %", 1),
+    "cra": ("CRA %", 1),
+    "kept": ("(IRA+CRA)/2", 1),
+    "fid_clip": ("FID (CLIP)", 2),
+    "clip_score": ("CLIP score", 2),
+    "seconds": ("erase s", 1),
+}
+NUMBERS = tuple(key for key, (_, decimals) in HEADINGS.items() if decimals is not None)
+
+
+def run_table(recipe: TableRecipe, folder: Path, announce: Announce) -> RunResult:
+    """Run every request of a table recipe, then write ``table.csv``, ``table.md`` and the report."""
+    original = Original(recipe.model)
+    data = recipe.model_dump(mode="json", exclude={"resolved"}, exclude_none=True)
+    write_recipe(folder, data, {"state": "begun"})
+    rows, parts = [], {}
+    jobs = recipe.jobs()
+    resolved = {
+        "protocol": recipe.protocol.resolve().model_dump(mode="json"),
+        "original": original.model.fingerprint(),
+        "environment": environment(),
+    }
+    write_recipe(folder, data, resolved)
+    for number, (group, job) in enumerate(jobs, 1):
+        place = open_run(folder / job.name)
+        announce(f"request {number} of {len(jobs)}: {job.request.kind} {job.request.name}")
+        result = Chain(job, place, announce, original, folder / "answers").run()
+        parts[job.name] = result.scores
+        rows.extend(rows_of(group, result.scores))
+    table = with_means(rows)
+    write_table(folder, table)
+    scores = {
+        "name": recipe.name,
+        "protocol": recipe.protocol.name,
+        "table": table,
+        "rows": rows,
+        "requests": {name: scores["request"] for name, scores in parts.items()},
+        "environment": resolved["environment"],
+    }
+    files.write_json(folder / "scores.json", scores)
+    report = write_table_report(folder)
+    forget_stale(folder / "answers", [p for s in parts.values() for p in s["answers"].values()])
+    return RunResult(folder, scores, report=report, table=table)
+
+
+def rows_of(group: str, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row a model of a request's ``scores.json``."""
+    rows = []
+    for label, model in scores["models"].items():
+        asked = scores["request"]
+        row = {"group": group, "request": asked["name"], "method": label, "kind": asked["kind"]}
+        row |= {key: model.get(key) for key in NUMBERS}
+        if row["ira"] is not None and row["cra"] is not None:
+            row["kept"] = (row["ira"] + row["cra"]) / 2
+        rows.append(row)
+    return rows
+
+
+def with_means(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of each group followed by their means, then the means over all requests.
+
+    A mean over all requests counts every request once, whatever its group.
+
+    Raises:
+        RunError: if a method lacks a number that another request of it has.
+    """
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    table: list[dict[str, Any]] = []
+    for group in groups:
+        mine = [row for row in rows if row["group"] == group]
+        table += [dict(row) for row in mine]
+        table += _means(mine, group, MEAN)
+    if len(groups) > 1:
+        table += _means(rows, ALL, MEAN)
+    return table
+
+
+def _means(rows: Sequence[Mapping[str, Any]], group: str, request: str) -> list[dict[str, Any]]:
+    means = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == method]
+        mean: dict[str, Any] = {"group": group, "request": request, "method": method}
+        for key in NUMBERS:
+            values = [row[key] for row in mine]
+            found = [value for value in values if value is not None]
+            if found and len(found) != len(values):
+                raise RunError(
+                    f"{method} has {key} for {len(found)} of {len(values)} requests of {group},"
+                    " so there is no mean; run the missing ones again."
+                )
+            mean[key] = fmean(found) if found else None
+        means.append(mean)
+    return means
+
+
+def write_table(folder: Path, table: Iterable[Mapping[str, Any]]) -> None:
+    """``table.csv`` with full numbers and ``table.md`` with rounded ones."""
+    table = list(table)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(HEADINGS), extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    files.write_text(folder / "table.csv", text.getvalue())
+    files.write_text(folder / "table.md", markdown(table))
+
+
+def markdown(table: Iterable[Mapping[str, Any]]) -> str:
+    """The table in Markdown."""
+    lines = [
+        "| " + " | ".join(heading for heading, _ in HEADINGS.values()) + " |",
+        "|" + "|".join("---" if d is None else "---:" for _, d in HEADINGS.values()) + "|",
+    ]
+    for row in table:
+        cells = [_cell(row[key], decimals) for key, (_, decimals) in HEADINGS.items()]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any, decimals: int | None) -> str:
+    if value is None:
+        return "-"
+    if decimals is None:
+        return str(value).replace("|", "\\|")
+    return f"{value:.{decimals}f}"
