@@ -4,12 +4,14 @@
 
 z are the latents of the trained autoencoder, encoded once; c the states of the text encoder, which
 is trained along. What is saved is the moving average of the weights, which does the work of a
-falling learning rate: the rate is constant, so a finished training can be prolonged.
+falling learning rate: the rate is constant, so a finished training can be prolonged. ``start``
+prolongs one whose checkpoints are gone: it goes on from a pipeline's weights with a new optimiser.
 """
 
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -21,6 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from ..data import minicanvas
 from ..data.cards import load_card
 from ..loop import LoopConfig, Objective
+from ..models.loading import locate
 from ..progress import track
 from ..registry import register
 from .base import Trainer, pixels_to_tensor
@@ -46,6 +49,7 @@ class UNetTrainer(Trainer):
     alone: float = 0.15
     drop: float = 0.1
     average: float = 0.999
+    start: str | None = None
 
     def objective(self) -> Objective:
         return UNetObjective(self)
@@ -97,6 +101,9 @@ class UNetObjective(Objective):
     def prepare(self, device: torch.device) -> None:
         settings, card = self.settings, load_card("minicanvas")
         self.device = device
+        start = Path(locate(settings.start)) if settings.start else None
+        if start and not (self.folder / "vae").exists():
+            shutil.copytree(start / "vae", self.folder / "vae")
         self.vae = AutoencoderKL.from_pretrained(self.folder / "vae", torch_dtype=torch.float32)
         pictures = minicanvas.load(minicanvas.SPLITS["generator"])
         self.objects, self.styles = pictures.objects.tolist(), pictures.styles.tolist()
@@ -116,6 +123,11 @@ class UNetObjective(Objective):
             self.text_encoder = settings.build_text_encoder(
                 len(self.tokenizer), self.tokenizer.eos_token_id
             ).to(device)
+        if start:
+            for part in ("unet", "text_encoder"):
+                module = getattr(self, part)
+                saved = type(module).from_pretrained(start / part, torch_dtype=torch.float32)
+                module.load_state_dict(saved.state_dict())
         self.averaged = {n: p.detach().clone() for n, p in self.parameters().items()}
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:

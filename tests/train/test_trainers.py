@@ -108,6 +108,16 @@ def test_pipeline_trains_resumes_and_loads_with_plain_diffusers(tmp_path):
     picture = pipeline("a cat", num_inference_steps=2, output_type="np").images[0]
     assert picture.shape == (64, 64, 3) and np.isfinite(picture).all()
 
+    idle = UNetTrainer(steps=1, lr=1e-12, start=str(tmp_path / "sd"), seed=5, **settings)
+    idle.run(tmp_path / "again" / "sd")
+    for part in ("unet", "text_encoder", "vae"):
+        first, second = (
+            load_file(next((tmp_path / folder / part).glob("*.safetensors")))
+            for folder in ("sd", "again/sd")
+        )
+        for name in first:
+            torch.testing.assert_close(first[name], second[name], atol=1e-3, rtol=1e-3)
+
 
 def test_a_trainer_that_was_killed_ends_with_the_same_weights(tmp_path, monkeypatch):
     trainer = AutoencoderTrainer(steps=4, batch=2, channels=(8, 8, 16), checkpoint_every=1)
