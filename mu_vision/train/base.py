@@ -53,6 +53,22 @@ class Trainer(BaseModel):
         return result
 
 
+class NetworkObjective(Objective):
+    """An objective that trains one ``network`` whole; its buffers are checkpointed too."""
+
+    network: torch.nn.Module
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        return dict(self.network.named_parameters())
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return dict(self.network.named_buffers())
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        for name, buffer in self.network.named_buffers():
+            buffer.copy_(state[name])
+
+
 def pixels_to_tensor(pixels: torch.Tensor | np.ndarray, device: torch.device | str) -> torch.Tensor:
     """[B, H, W, 3] uint8 to [B, 3, H, W] float32 in [-1, 1]."""
     pixels = torch.as_tensor(pixels).to(device)

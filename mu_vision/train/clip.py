@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 
 from ..data import minicanvas
 from ..data.cards import load_card
-from ..loop import LoopConfig, Objective
+from ..loop import LoopConfig
 from ..registry import register
-from .base import Trainer, pixels_to_tensor
+from .base import NetworkObjective, Trainer, pixels_to_tensor
 from .judge import roughen
 from .text import CaptionSampler, all_captions, tokenize, train_tokenizer
 
@@ -45,7 +45,7 @@ class ClipTrainer(Trainer):
     length: int = 32
     alone: float = 0.2
 
-    def objective(self) -> Objective:
+    def objective(self) -> NetworkObjective:
         return ClipObjective(self)
 
     def loop_config(self) -> LoopConfig:
@@ -74,7 +74,7 @@ class ClipTrainer(Trainer):
         }
 
 
-class ClipObjective(Objective):
+class ClipObjective(NetworkObjective):
     def __init__(self, settings: ClipTrainer):
         self.settings = settings
 
@@ -96,16 +96,6 @@ class ClipObjective(Objective):
                 self.config["embed_dim"], self.config["vision_cfg"], self.config["text_cfg"]
             ).to(device)
         self.device, self.card = device, card
-
-    def parameters(self) -> dict[str, torch.nn.Parameter]:
-        return dict(self.network.named_parameters())
-
-    def state(self) -> dict[str, torch.Tensor]:
-        return dict(self.network.named_buffers())
-
-    def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        for name, buffer in self.network.named_buffers():
-            buffer.copy_(state[name])
 
     def loss(self, step: int) -> dict[str, torch.Tensor]:
         rows = torch.randint(len(self.pixels), (self.settings.batch,))

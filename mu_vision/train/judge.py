@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_model
 
 from ..data import minicanvas
-from ..loop import LoopConfig, Objective
+from ..loop import LoopConfig
 from ..registry import register
-from .base import Trainer, pixels_to_tensor
+from .base import NetworkObjective, Trainer, pixels_to_tensor
 
 LABELS = {"style": minicanvas.STYLES, "object": minicanvas.OBJECTS}
 
@@ -36,7 +36,7 @@ class JudgeTrainer(Trainer):
     def output(self) -> str:
         return f"{self.target}-judge"
 
-    def objective(self) -> Objective:
+    def objective(self) -> NetworkObjective:
         return JudgeObjective(self)
 
     def loop_config(self) -> LoopConfig:
@@ -49,7 +49,7 @@ class JudgeTrainer(Trainer):
         return {"layers": list(self.layers), "channels": list(self.channels)}
 
 
-class JudgeObjective(Objective):
+class JudgeObjective(NetworkObjective):
     def __init__(self, settings: JudgeTrainer):
         self.settings = settings
         self.classes = LABELS[settings.target]
@@ -67,16 +67,6 @@ class JudgeObjective(Objective):
                 **self.settings.model_args(),
             ).to(device)
         self.device = device
-
-    def parameters(self) -> dict[str, torch.nn.Parameter]:
-        return dict(self.network.named_parameters())
-
-    def state(self) -> dict[str, torch.Tensor]:
-        return dict(self.network.named_buffers())
-
-    def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        for name, buffer in self.network.named_buffers():
-            buffer.copy_(state[name])
 
     def loss(self, step: int) -> dict[str, torch.Tensor]:
         rows = torch.randint(len(self.pixels), (self.settings.batch,))
