@@ -29,17 +29,19 @@ def train_tokenizer(texts: list[str], folder: Path, size: int, length: int) -> C
     """
     learner = CLIPTokenizer()._tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters = [*alphabet, *(byte + "</w>" for byte in alphabet)]
+    # Equally frequent merges are ordered by the numbers of their parts, and the learner numbers
+    # letters at the end of a word in random order, unless it is told of them before.
     trainer = trainers.BpeTrainer(
-        vocab_size=size - len(alphabet) - 2,
-        initial_alphabet=alphabet,
+        vocab_size=size - 2,
+        special_tokens=letters,
         end_of_word_suffix="</w>",
         show_progress=False,
     )
     learner.train_from_iterator(texts, trainer)
     state = json.loads(learner.to_str())["model"]
     merges = [tuple(merge) for merge in state["merges"]]
-    tokens = [*alphabet, *(byte + "</w>" for byte in alphabet)]
-    tokens += [joined for left, right in merges if (joined := left + right) not in tokens]
+    tokens = [*letters, *(left + right for left, right in merges)]
     tokens += [START, END]
     vocabulary = {token: k for k, token in enumerate(dict.fromkeys(tokens))}
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)

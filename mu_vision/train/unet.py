@@ -11,6 +11,7 @@ prolongs one whose checkpoints are gone: it goes on from a pipeline's weights wi
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -18,7 +19,7 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..data import minicanvas
 from ..data.cards import load_card
@@ -108,9 +109,12 @@ class UNetObjective(Objective):
         pictures = minicanvas.load(minicanvas.SPLITS["generator"])
         self.objects, self.styles = pictures.objects.tolist(), pictures.styles.tolist()
         self.mean, self.std = encode_all(self.vae.to(device), pictures.pixels, device)
-        self.tokenizer = train_tokenizer(
-            all_captions(card), self.folder / "tokenizer", settings.vocabulary, settings.length
-        )
+        if start:
+            self.tokenizer = CLIPTokenizer.from_pretrained(start / "tokenizer")
+        else:
+            self.tokenizer = train_tokenizer(
+                all_captions(card), self.folder / "tokenizer", settings.vocabulary, settings.length
+            )
         self.sampler = CaptionSampler.build(card, self.tokenizer, settings.alone)
         self.null = tokenize(self.tokenizer, [""])
         self.scheduler = DDIMScheduler(
@@ -180,6 +184,10 @@ class UNetObjective(Objective):
         # transformers loads in the dtype that the config names; all parts compute in float32.
         config = folder.parent / "text_encoder" / "config.json"
         config.write_text(config.read_text().replace('"float16"', '"float32"'))
+        config = folder.parent / "vae" / "config.json"
+        settings = json.loads(config.read_text())
+        settings.pop("_name_or_path", None)  # a path of the machine that trained it
+        config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 
 @torch.no_grad()
