@@ -288,12 +288,13 @@ def _check_inputs(recipe: Recipe) -> None:
     from .models.loading import check_folder, locate
 
     if isinstance(recipe, TrainRecipe):
-        return
-    recipe.protocol.resolve().check_files()
-    if isinstance(recipe, EvaluateRecipe):
+        sources = [start for _, job in recipe.jobs() if (start := getattr(job, "start", None))]
+    elif isinstance(recipe, EvaluateRecipe):
         sources = [*([recipe.original] if recipe.original else []), *recipe.models.values()]
     else:
         sources = [recipe.model]
+    if not isinstance(recipe, TrainRecipe):
+        recipe.protocol.resolve().check_files()
     for source in sources:
         place = locate(source)
         if isinstance(place, Path):

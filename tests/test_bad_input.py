@@ -76,6 +76,9 @@ def test_a_wrong_model_leaves_no_folder(job):
     _, folder, start = job
     start("model=no/such/folder")
     assert not folder.exists()
+    change = "trainers.0.start=no/such/folder"
+    assert "no/such/folder" in fails("run", "prolong_minicanvas_sd", change, "-o", folder)
+    assert not folder.exists()
 
 
 def test_wrong_flags(sd_folder, tmp_path):
