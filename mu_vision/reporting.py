@@ -61,11 +61,8 @@ def write_run_report(folder: Path) -> Path:
         name=scores["name"],
         request=scores["request"],
         scorecards={label: model["scorecard"] for label, model in models.items()},
-        answers={
-            label: answers
-            for label, place in scores["answers"].items()
-            if (answers := _answers(folder / place, models[label])) is not None
-        },
+        answers=_answer_sets(folder, scores, "answers", "key"),
+        concepts=_answer_sets(folder, scores, "concept_answers", "concept"),
         recipe=_as_asked(recipe),
         environment=scores["environment"],
         methods={label: m for label in models if (m := _made(folder / "model" / label))},
@@ -113,14 +110,29 @@ def _made(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _answers(place: Path, model: Mapping[str, Any]) -> AnswerSet | None:
-    """The answer set that a scorecard was made from; None if its pictures were deleted."""
+def _answer_sets(
+    folder: Path, scores: Mapping[str, Any], which: str, key: str
+) -> dict[str, AnswerSet]:
+    """{model: the answer set that its scorecard was made from}; none if it was deleted."""
+    found = {}
+    for label, place in scores.get(which, {}).items():
+        known = scores["models"][label]["scorecard"]["answers"][key]
+        if (answers := _answers(folder / place, known)) is not None:
+            found[label] = answers
+    return found
+
+
+def answer_places(scores: Mapping[str, Any]) -> list[str]:
+    """Folders of all answer sets that a run's scores were made from."""
+    return [*scores["answers"].values(), *scores.get("concept_answers", {}).values()]
+
+
+def _answers(place: Path, known: str) -> AnswerSet | None:
     from .evaluation.answers import AnswerSet
 
     if not (place / "answers.json").is_file():
         return None
     answers = AnswerSet.load(place)
-    known = model["scorecard"]["answers"]["key"]
     if answers.key != known:
         raise UsageError(f"{place} holds other pictures than were scored; run the recipe again.")
     return answers

@@ -21,7 +21,7 @@ import yaml
 from . import files
 from .environment import environment
 from .recipe import EraseRecipe, EvaluateRecipe, Recipe, TableRecipe, TrainRecipe
-from .reporting import forget_stale, write_run_report
+from .reporting import answer_places, forget_stale, write_run_report
 from .stages import Record, Stages, fingerprint, open_run
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Chain:
             [folder / "report.html"],
         )
         if self.answers.parent == folder:
-            forget_stale(self.answers, scores["answers"].values())
+            forget_stale(self.answers, answer_places(scores))
         return RunResult(
             folder, scores, scorecards, folder / report.result, stages=self.stages.records
         )
@@ -253,6 +253,14 @@ class Chain:
             cost=cost,
         )
 
+    def places(self, scorecards: Mapping[str, Scorecard], key: str) -> dict[str, str]:
+        """{model: folder of its answer set, from the run folder}, for those that have one."""
+        return {
+            label: os.path.relpath(self.answers / card.answers[key][:16], self.folder)
+            for label, card in scorecards.items()
+            if key in card.answers
+        }
+
     def scores(self, scorecards: Mapping[str, Scorecard]) -> dict[str, Any]:
         """The content of ``scores.json``."""
         models = {}
@@ -267,10 +275,8 @@ class Chain:
             "request": self.asked,
             "protocol": self.protocol.name,
             "models": models,
-            "answers": {
-                label: os.path.relpath(self.answers / card.answers["key"][:16], self.folder)
-                for label, card in scorecards.items()
-            },
+            "answers": self.places(scorecards, "key"),
+            "concept_answers": self.places(scorecards, "concept"),
             "stages": {
                 name: {"seconds": r.seconds, "peak_memory_gb": r.peak_memory_gb}
                 for name, r in self.stages.records.items()

@@ -17,7 +17,7 @@ from . import files
 from .environment import environment
 from .errors import RunError
 from .recipe import TableRecipe
-from .reporting import forget_stale, write_table_report
+from .reporting import answer_places, forget_stale, write_table_report
 from .runner import Announce, Chain, Original, RunResult, write_recipe
 from .stages import open_run
 
@@ -69,7 +69,7 @@ def run_table(recipe: TableRecipe, folder: Path, announce: Announce) -> RunResul
     }
     files.write_json(folder / "scores.json", scores)
     report = write_table_report(folder)
-    forget_stale(folder / "answers", [p for s in parts.values() for p in s["answers"].values()])
+    forget_stale(folder / "answers", [p for s in parts.values() for p in answer_places(s)])
     return RunResult(folder, scores, report=report, table=table)
 
 

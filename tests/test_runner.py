@@ -274,6 +274,18 @@ def test_several_concepts_at_once(sd_folder, protocol, tmp_path):
     assert "neon and mosaic" in result.report.read_text()
 
 
+def test_a_request_in_free_words_shows_its_own_pictures(sd_folder, tmp_path):
+    protocol = workshop.protocol(tmp_path, clip="minicanvas/clip", concept_pictures=3)
+    words = {"kind": "concept", "name": "a red cat", "anchor": "a house"}
+    recipe = workshop.recipe(sd_folder, protocol, methods={"uce": {}}, request=words)
+    result = run(make_recipe(recipe), tmp_path / "r")
+    places = result.scores["concept_answers"]
+    assert list(places) == ["original", "uce"]
+    assert all((tmp_path / "r" / place / "answers.json").is_file() for place in places.values())
+    html = result.report.read_text()
+    assert "Asked for" in html and html.count('alt="UCE: a red cat, seed') == 3
+
+
 def test_training_recipes_run_and_go_on(tmp_path, monkeypatch):
     from mu_vision import registry
     from mu_vision.loop import LoopResult

@@ -245,6 +245,7 @@ def _scorecard(
             "fingerprint": answers.fingerprint,
             "sha256": answers.digest,
             "pictures": len(answers),
+            **({"concept": subject.concept[0].key} if subject.concept else {}),
         },
         settings={
             **bench.protocol.model_dump(mode="json"),

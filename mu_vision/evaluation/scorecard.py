@@ -94,7 +94,8 @@ class Scorecard:
         confusion: judge -> {rows, columns, counts}: what was asked for against what was seen.
         cells: judge -> {styles, objects, hits, total}: right answers in every cell.
         became: label -> count: what the pictures of the target were taken for.
-        answers: key, model fingerprint, SHA-256 of the pictures, number of pictures.
+        answers: key, model fingerprint, SHA-256 of the pictures, number of pictures; and the key
+            of the request's own pictures, if it is in free words.
         settings: the protocol, in full.
         environment: versions and machine.
     """

@@ -38,6 +38,7 @@ class ReportData:
         request: JSON of a ``ConceptRequest``, or of several; None when nothing was asked for.
         scorecards: model name -> ``Scorecard.to_json()``; the untouched model is ``original``.
         answers: model name -> answer set; a model without one has no pictures in the report.
+        concepts: model name -> pictures of a request in free words.
         recipe: the resolved recipe as YAML.
         environment: versions and machine, ``environment.environment()``.
         methods: model name -> what was recorded of the edit, its folder's ``mu_vision.json``.
@@ -50,6 +51,7 @@ class ReportData:
     request: Any
     scorecards: Mapping[str, Mapping[str, Any]]
     answers: Mapping[str, AnswerSet] = field(default_factory=dict)
+    concepts: Mapping[str, AnswerSet] = field(default_factory=dict)
     recipe: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -189,12 +191,29 @@ def _walls(
         return pictures.wall(cells, columns, shown, lookup)
 
     target = [grid(pictures.target_cells, seed) for seed in seeds] if names else []
+    if not target and data.concepts:
+        target = [_concept_wall(data.concepts, {m.key: m.title for m in models})]
     return {
         "target": target[0] if target else None,
         "kept": grid(pictures.kept_cells, seeds[0]),
         "more": list(zip(seeds, target))[1:],
         "seed": seeds[0],
     }
+
+
+def _concept_wall(
+    sets: Mapping[str, AnswerSet], titles: Mapping[str, str], most: int = 10
+) -> pictures.Wall:
+    """The first pictures of a request in free words, its prompts in turn."""
+
+    def cells_of(answers: AnswerSet) -> list[pictures.Cell]:
+        drawn = zip(answers.prompts, answers.seeds, strict=True)
+        return [(prompt, "", int(seed)) for prompt, seed in drawn][:most]
+
+    lookup = {key: dict(zip(cells_of(a), a.pictures)) for key, a in sets.items()}
+    shown = {key: title for key, title in titles.items() if key in sets}
+    cells = cells_of(next(iter(sets.values())))
+    return pictures.wall(cells, [(cell[0], "") for cell in cells], shown, lookup)
 
 
 def _lookup(answers: AnswerSet) -> dict[tuple[str, str, int], Any]:

@@ -60,16 +60,19 @@ def wall(
     """Lay out the same cells of every model.
 
     Args:
-        cells: (style, object, seed) of each column.
-        columns: the text over each column.
+        cells: (style, object, seed) of each column, or (prompt, "", seed).
+        columns: the one or two texts over each column.
         titles: model key -> its name, in the order of the rows.
         lookup: model key -> cell -> pixels.
     """
     rows = []
     for key, title in titles.items():
         shown = [
-            Shown(data_uri(lookup[key][cell]), f"{title}: {cell[1]} in {cell[0]}, seed {cell[2]}")
-            for cell in cells
+            Shown(
+                data_uri(lookup[key][cell]),
+                f"{title}: {', '.join(filter(None, text))}, seed {cell[2]}",
+            )
+            for cell, text in zip(cells, columns, strict=True)
             if cell in lookup[key]
         ]
         if len(shown) == len(cells):
