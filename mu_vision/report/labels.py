@@ -13,7 +13,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "ira": ("IRA, kept in its domain", "other concepts of the same kind that are still right"),
         "cra": ("CRA, kept across", "the other label of all pictures, still right"),
         "target_cross_accuracy": (
-            "target's other label",
+            "Target's other label",
             "is the rest of a target picture right? If not, UA comes from ruin",
         ),
         "fid_clip": (
