@@ -179,7 +179,11 @@ def test_ctrl_c_in_a_real_process(sd_folder, protocol, tmp_path):
     path = tmp_path / "long.yaml"
     settings = {"esd": {**workshop.ESD, "steps": 100000}}
     path.write_text(yaml.safe_dump(workshop.recipe(sd_folder, protocol, methods=settings)))
-    code = "from mu_vision.cli import main; main()"
+    # a shell that starts the tests in the background makes children ignore Ctrl-C
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from mu_vision.cli import main; main()"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code, "run", str(path), "-o", str(tmp_path / "r")],
         stderr=subprocess.PIPE,

@@ -101,7 +101,7 @@ def test_every_picture_has_an_alt_text_and_every_table_headers(report):
 
 def test_the_pictures_are_those_of_the_answer_set(report):
     shown = {p["alt"]: p["src"] for p in report.find("img")}
-    uri = shown["Original: cat in neon, seed 188"]
+    uri = shown["Original: cat, neon, seed 188"]
     decoded = np.asarray(Image.open(BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGB"))
     expected = answers().grid[answers().style_names.index("neon"), 3, 0]
     assert np.array_equal(decoded, expected)
