@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import resources, validation
+from . import files, resources, validation
 from .errors import UsageError
 
 if TYPE_CHECKING:
@@ -117,7 +117,6 @@ def show_plan(plan: Plan) -> None:
 
 
 def show_written(paths: Iterable[Path]) -> None:
-    from . import files
 
     for path in paths:
         size = sum(files.sizes(path).values()) / 1e6
@@ -216,7 +215,7 @@ def _models() -> Iterable[tuple[str, str]]:
     for name, meaning in EMBEDDED.items():
         folder = resources.EMBEDDED / name
         if folder.is_dir():
-            size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
+            size = sum(files.sizes(folder).values()) / 1e6
             yield f"minicanvas/{name}", f"{meaning}, embedded, {size:.1f} MB"
         else:
             yield f"minicanvas/{name}", f"{meaning}: not in this package"

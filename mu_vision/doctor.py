@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from . import __version__, resources
+from . import __version__, files, resources
 from .environment import version
 from .errors import MuVisionError
 
@@ -121,7 +121,7 @@ def _embedded() -> Iterator[Finding]:
         if not folder.is_dir():
             yield Finding("missing", f"minicanvas/{name}", f"{meaning} is not in the package")
             continue
-        size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
+        size = sum(files.sizes(folder).values()) / 1e6
         try:
             _loader(name)(f"minicanvas/{name}")
         except (MuVisionError, OSError, ValueError, RuntimeError, ImportError) as error:

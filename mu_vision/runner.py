@@ -242,7 +242,12 @@ class Chain:
         from .evaluation.evaluate import evaluate
 
         erased = self.stages.records.get(f"erase-{label}")
-        cost = {k: erased.result[k] for k in ("seconds", "peak_memory_gb")} if erased else None
+        cost = None
+        if erased:
+            cost = {k: erased.result[k] for k in ("seconds", "peak_memory_gb")}
+            saved = files.sizes(self.folder / "model" / label)
+            weights = (size for name, size in saved.items() if name.endswith(".safetensors"))
+            cost["storage_gb"] = sum(weights) / 1e9
         return evaluate(
             model,
             self.protocol,

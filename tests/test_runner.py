@@ -58,6 +58,8 @@ def test_a_run_leaves_what_the_design_says(finished):
         assert 0 <= model["ua"] <= 100 and 0 <= model["ira"] <= 100 and 0 <= model["cra"] <= 100
         assert model["counts"]["ua"] == {"expected": 2, "used": 2}
     assert scores["models"]["esd"]["seconds"] > 0
+    weights = sum(p.stat().st_size for p in (folder / "model/esd").rglob("*.safetensors"))
+    assert scores["models"]["esd"]["storage_gb"] == pytest.approx(weights / 1e9, abs=1e-6)
     # only the answer sets of these three models, and no checkpoints of finished methods
     assert len([p for p in (folder / "answers").iterdir() if p.is_dir()]) == 3
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["stages"]

@@ -57,7 +57,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Cost": {
         "seconds": ("time of the edit", ""),
         "peak_memory_gb": ("peak memory of the edit", ""),
-        "storage_gb": ("storage of the edit", ""),
+        "storage_gb": ("storage of the edit", "all weights of the model folder"),
         "changed_gb": ("changed weights", ""),
         "model_gb": ("all weights", ""),
         "sampling_seconds": ("time of drawing", "the whole answer set"),

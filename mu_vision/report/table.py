@@ -23,7 +23,7 @@ COLUMNS = {
     "fid_clip": ("Frechet distance, CLIP", 2),
     "fid": ("FID", 2),
     "clip_score": ("CLIP score", 2),
-    "erase_seconds": ("time, s", 1),
+    "seconds": ("time, s", 1),
 }
 TEXTS = ("group", "kind", "request", "method")
 
@@ -96,7 +96,7 @@ def _shown(row: Mapping[str, Any], colours: Mapping[str, int]) -> dict[str, Any]
 
 def _beside(mean: Mapping[str, Any], colours: Mapping[str, int]) -> dict[str, Any]:
     """A mean as a row of the published table."""
-    names = {"fid_unlearncanvas": "", "seconds": "erase_seconds", "memory_gb": "", "storage_gb": ""}
+    names = {"memory_gb": "peak_memory_gb"}
     found = [mean.get(names.get(column, column)) for column in views.PUBLISHED]
     return {
         "title": views.title_of(mean["method"]),

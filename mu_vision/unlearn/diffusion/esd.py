@@ -35,7 +35,10 @@ from .selectors import Variant, select
 
 @register("method", "esd")
 class ESD(GradientUnlearner):
-    """Erased Stable Diffusion; defaults are the paper's."""
+    """Erased Stable Diffusion: fine-tune until the concept's prediction points away from it.
+
+    Defaults are the paper's.
+    """
 
     family: ClassVar[str] = "diffusion"
     paper: ClassVar[Paper] = Paper(

@@ -31,7 +31,10 @@ Columns = Literal["last", "span", "all"]
 
 @register("method", "uce")
 class UCE(ClosedFormUnlearner):
-    """Unified Concept Editing; alpha, beta and lambda default to the published code's."""
+    """Unified Concept Editing: solve once for all cross-attention keys and values.
+
+    alpha, beta and lambda default to the published code's.
+    """
 
     family: ClassVar[str] = "diffusion"
     paper: ClassVar[Paper] = Paper(
