@@ -234,10 +234,9 @@ def apply(
     debug: Debug = False,
 ) -> None:
     """Put the changed weights of an erasure into another model of the same architecture."""
-    from . import api, console
+    from . import commands, console
 
-    model = api.apply_delta(delta, to)
-    console.show_written([api.save(model, output)])
+    console.show_written([commands.apply_to(delta, to, output)])
 
 
 @app.command(
@@ -303,3 +302,14 @@ def main() -> None:
         sentence, code = explain(KeyboardInterrupt())
         typer.echo(f"mu-vision: {sentence}", err=True)
         sys.exit(code)
+    finally:
+        _leave_processes()
+
+
+def _leave_processes() -> None:
+    """End a process group in order: one that is left open can abort a process at its exit."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.distributed.is_available():
+        return
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

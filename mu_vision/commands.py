@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from . import api, files, recipe
 from .errors import UsageError
 from .stages import fingerprint
+from .validation import validated
 
 if TYPE_CHECKING:
     from .request import ConceptRequest
@@ -51,7 +52,8 @@ def request_from_flags(
         raise UsageError(
             "What should be erased? Give --style NAME, --object NAME or --concept TEXT."
         )
-    return recipe.RequestSpec(**spec, anchor=anchor, dataset=dataset).resolve()
+    spec |= {"anchor": anchor, "dataset": dataset}
+    return validated(recipe.RequestSpec, spec, f"--{spec['kind']}").resolve()
 
 
 def erase_to(
@@ -75,7 +77,7 @@ def erase_to(
 
     chosen = api.unlearner(method, recipe.parse_settings(settings, registry.get("method", method)))
     only_delta = output.suffix == ".safetensors"
-    _check_output(output, only_delta)
+    check_output(output)
     loaded = api.load_model(model)
     asked = [request.model_dump() for request in requests]
     key = fingerprint(loaded.fingerprint(), asked, method, chosen.model_dump())
@@ -93,33 +95,36 @@ def erase_to(
     return written
 
 
-def _check_output(output: Path, is_file: bool) -> None:
-    if is_file:
-        if output.is_dir():
-            raise UsageError(f"{output} is a folder; give the name of a file to write.")
-        return
-    if output.is_file():
-        raise UsageError(f"{output} is a file; give another folder with -o.")
-    if output.is_dir() and any(output.iterdir()) and not (output / "mu_vision.json").is_file():
-        raise UsageError(
-            f"The folder {output} exists and was not written by mu-vision, so it is left alone;"
-            " give another folder with -o."
-        )
-
-
-def made_from(folder: str | Path) -> dict[str, Any]:
-    """What ``mu_vision.json`` in a model folder says, {} if there is none.
+def check_output(output: Path) -> None:
+    """See that nothing is in the way of a model folder or a delta file.
 
     Raises:
-        UsageError: if the file is damaged.
+        UsageError: what is there is left alone, also if it was written by mu-vision.
     """
-    path = Path(folder) / "mu_vision.json"
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{path} is damaged: it is not JSON. Write the model again.") from error
+    what = "file" if output.suffix == ".safetensors" else "folder"
+    if output.is_dir() and (what == "file" or any(output.iterdir()) or not output.name):
+        raise UsageError(f"The folder {output} exists; give another {what} with -o, or delete it.")
+    if output.is_file():
+        raise UsageError(f"The file {output} exists; give another {what} with -o, or delete it.")
+    above = next((p for p in output.parents if p.exists()), None)
+    if above is not None and not above.is_dir():
+        raise UsageError(f"{above} is a file, so {output} cannot be made; give another -o.")
+
+
+def apply_to(delta: Path, to: str, output: Path) -> Path:
+    """Put a delta into a model and write the folder, with what the delta says of its making.
+
+    Raises:
+        UsageError: if the output exists, or the delta does not fit.
+    """
+    from .export.delta import describe
+    from .models.diffusion import MARK
+
+    check_output(output)
+    base = api.load_model(to)
+    edited = api.apply_delta(delta, base)
+    facts = describe(delta, base, edited)
+    return edited.save(output, {MARK: json.dumps(facts, indent=2) + "\n"})
 
 
 def evaluation_recipe(
@@ -131,7 +136,9 @@ def evaluation_recipe(
 ) -> recipe.Recipe:
     """The recipe that ``mu-vision evaluate`` carries out; the folder fills what flags leave out."""
     style, object, concept, dataset = flags
-    known = made_from(model)
+    from .export.folder import read_facts
+
+    known = read_facts(model)
     spec = request_spec(style, object, concept)
     if spec is not None and spec["kind"] != "concept":
         spec["dataset"] = dataset
@@ -139,12 +146,15 @@ def evaluation_recipe(
     if spec is None and saved:
         spec = {key: saved[0][key] for key in ("kind", "name", "dataset") if saved[0].get(key)}
         spec["also"] = [request["name"] for request in saved[1:]]
+        if spec["kind"] == "concept":
+            spec["anchor"] = saved[0].get("anchor")
     if not original and (source := known.get("base", {}).get("source")):
         original = _still_there(source, model)
-    label = known.get("method", "model")
+    label = known.get("method") or "model"
     title = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip("-.") or "model"
     if spec:
-        title += "-" + re.sub(r"[^a-z0-9]+", "-", f"{spec['kind']}-{spec['name']}".lower())
+        asked = "-".join([spec["kind"], spec["name"], *spec.get("also", ())])
+        title += "-" + re.sub(r"[^a-z0-9]+", "-", asked.lower())
     data: dict[str, Any] = {"kind": "evaluate", "name": f"evaluate-{title}"[:80].rstrip("-")}
     data |= {"protocol": protocol, "request": spec}
     if known or original:

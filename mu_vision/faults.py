@@ -23,6 +23,8 @@ def explain(error: BaseException) -> tuple[str, int]:
             " make room and run the same command to go on.",
             1,
         )
+    if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
+        return f"{error.filename} is in the way ({error.strerror}): give another output.", 2
     if isinstance(error, PermissionError):
         return f"Not allowed to open or write {error.filename}: check who owns it.", 1
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path; rename it to ``path`` at the end, remove it after a fault.
 
-    Works for a file and for a folder; a folder that was there before is replaced.
+    Works for a file and for a folder; a folder that was there before is replaced. Files get the
+    permissions of any new file: safetensors gives its own to the owner alone.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,6 +25,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     remove(partial)
     try:
         yield partial
+        _open_up(partial)
         if partial.is_dir() and path.is_dir():
             old = path.with_name(f".{path.name}.old")
             remove(old)
@@ -33,6 +36,16 @@ def replacing(path: Path | str) -> Iterator[Path]:
             os.replace(partial, path)
     finally:
         remove(partial)
+
+
+def _open_up(path: Path) -> None:
+    probe = path.with_name(f"{path.name}.mode")
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file() and not file.is_symlink():
+            file.chmod(mode)
 
 
 def remove(path: Path) -> None:

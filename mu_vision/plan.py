@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from .recipe import EraseRecipe, EvaluateRecipe, Recipe, TableRecipe, TrainRecipe
-from .stages import is_run
+from .stages import check_run_folder, is_run
 
 if TYPE_CHECKING:
     from .evaluation.protocol import Protocol
@@ -63,6 +63,7 @@ def plan(recipe: Recipe, folder: Path | str | None = None) -> Plan:
     """
     recipe.check()
     place = Path("runs") / recipe.name if folder is None else Path(folder)
+    check_run_folder(place)
     made = Plan(resolved(recipe), place)
     if isinstance(recipe, TrainRecipe):
         for name, job in recipe.jobs():

@@ -53,6 +53,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
 
 def write_run_report(folder: Path) -> Path:
     """The report of one request."""
+    from .export.folder import read_facts
     from .report.build import ReportData, write_report
 
     scores, recipe = read_scores(folder), _recipe(folder)
@@ -65,7 +66,7 @@ def write_run_report(folder: Path) -> Path:
         concepts=_answer_sets(folder, scores, "concept_answers", "concept"),
         recipe=_as_asked(recipe),
         environment=scores["environment"],
-        methods={label: m for label in models if (m := _made(folder / "model" / label))},
+        methods={label: m for label in models if (m := read_facts(folder / "model" / label))},
         protocol=_resolved(recipe, "protocol"),
         model=str(recipe.get("model") or recipe.get("original") or ""),
         command=f"mu-vision run {shlex.quote(str(folder / 'recipe.yaml'))}",
@@ -103,11 +104,6 @@ def _as_asked(recipe: Mapping[str, Any]) -> str:
     """The recipe's YAML without what the run noted in it."""
     kept = {key: value for key, value in recipe.items() if key != "resolved"}
     return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
-
-
-def _made(folder: Path) -> dict[str, Any]:
-    path = folder / "mu_vision.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _answer_sets(

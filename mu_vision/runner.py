@@ -10,6 +10,7 @@ that was stopped and went on ends with the same numbers as one that was not.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -174,8 +175,23 @@ class Chain:
     def sources(self, unlearners: Mapping[str, Unlearner]) -> dict[str, str]:
         """{label: folder or name} of the models to compare, made by erasing where need be."""
         if isinstance(self.recipe, EvaluateRecipe):
+            for source in self.recipe.models.values():
+                self.check_base(source)
             return dict(self.recipe.models)
         return {label: self.erase(label, chosen) for label, chosen in unlearners.items()}
+
+    def check_base(self, source: str) -> None:
+        """Warn if a model folder says that it was made from other weights than the original's."""
+        from .export.folder import read_facts
+
+        made_from = read_facts(source).get("base", {}).get("sha256")
+        if self.original and made_from not in (None, self.original.model.fingerprint()):
+            warnings.warn(
+                f"{source} was made from other weights than those of {self.original.source}"
+                f" (SHA-256 {made_from[:12]}...), so what is set beside it is not its original;"
+                " say where that is with --original.",
+                stacklevel=2,
+            )
 
     def erase(self, label: str, chosen: Unlearner) -> str:
         """One method: unlearn (resuming from its checkpoints), then write the model folder."""

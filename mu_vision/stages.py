@@ -153,13 +153,7 @@ def open_run(folder: Path | str) -> Path:
         UsageError: if the folder holds something else, or cannot be made.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; give another folder with -o.")
-    if folder.is_dir() and any(folder.iterdir()) and not is_run(folder):
-        raise UsageError(
-            f"The folder {folder} exists and is not a run of mu-vision, so nothing was written"
-            " into it; give another folder with -o."
-        )
+    check_run_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -167,6 +161,21 @@ def open_run(folder: Path | str) -> Path:
     if not os.access(folder, os.W_OK):
         raise UsageError(f"The folder {folder} cannot be written to; give another one with -o.")
     return folder
+
+
+def check_run_folder(folder: Path) -> None:
+    """See that a run could be written here.
+
+    Raises:
+        UsageError: if a file or a folder with something else is in the way.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; give another folder with -o.")
+    if folder.is_dir() and any(folder.iterdir()) and not is_run(folder):
+        raise UsageError(
+            f"The folder {folder} exists and is not a run of mu-vision, so nothing was written"
+            " into it; give another folder with -o."
+        )
 
 
 def is_run(folder: Path | str) -> bool:

@@ -32,6 +32,8 @@ _PLAIN = {
     "model_type": "must be a set of 'key: value' lines",
     "model_attributes_type": "must be a set of 'key: value' lines",
     "none_required": "must be empty",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
 }
 
 
@@ -160,7 +162,8 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UsageError(f"{where} is not valid YAML: {problem}{line}.") from error
     if not isinstance(data, dict):
-        raise UsageError(f"{where} must be a set of 'key: value' lines, not {_short(data)}.")
+        seen = "empty" if data is None else _short(data)
+        raise UsageError(f"{where} must be a set of 'key: value' lines, not {seen}.")
     return data
 
 

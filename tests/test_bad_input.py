@@ -63,6 +63,7 @@ def fails(*words, code=2):
         ("protocol.styles=[nene]", "neon"),
         ("model=no/such/folder", "There is no model folder no/such/folder."),
         ("model=minicanvas/ds", "There is no embedded model 'minicanvas/ds'."),
+        ("protocol.seeds=[-1]", "greater than or equal to 0"),
         ("seed", "is not a change of the form key=value"),
     ],
 )
@@ -90,6 +91,8 @@ def test_wrong_flags(sd_folder, tmp_path):
     assert "Did you mean 'cat'?" in fails("erase", sd_folder, "--object", "cta", "-o", out)
     assert "no method 'uec'. Did you" in fails("erase", sd_folder, *neon, "-m", "uec", "-o", out)
     assert "unknown key 'stpes'" in fails("erase", sd_folder, "stpes=3", *neon, "-o", out)
+    empty = fails("erase", sd_folder, "--concept", "", "-m", "uce", "-o", out)
+    assert "--concept: 'name' must not be empty" in empty
     assert "There is no run folder" in fails("report", tmp_path / "nothing")
     assert "not a run folder" in fails("report", tmp_path)
     assert "There is no card" in fails("show", "minicanvass")
@@ -150,15 +153,31 @@ def test_folders_of_others_are_left_alone(job, sd_folder, tmp_path):
     assert "exists and is not a run of mu-vision" in start()
     assert [p.name for p in folder.iterdir()] == ["thesis.txt"]
     erase = ("erase", sd_folder, "--style", "neon", "-m", "uce", "-o")
-    assert "was not written by mu-vision" in fails(*erase, folder)
-    assert "is a file" in fails(*erase, folder / "thesis.txt")
-    assert "is a folder" in fails(*erase, _made(tmp_path / "x.safetensors"))
+    for taken in (folder, folder / "thesis.txt", Path(".")):
+        assert "exists; give another" in fails(*erase, taken)
+    assert "is a file" in fails(*erase, folder / "thesis.txt" / "deeper" / "model")
+    assert "thesis.txt is a file" in fails(
+        "run", "quickstart", "--dry-run", "-o", folder / "thesis.txt"
+    )
+    assert "is in the way" in fails("show", "minicanvas", "-o", folder / "thesis.txt" / "sheet.png")
+    (tmp_path / "x.safetensors").mkdir()
+    assert "exists; give another file" in fails(*erase, tmp_path / "x.safetensors")
     assert (folder / "thesis.txt").read_text() == "precious"
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
+def test_an_earlier_model_is_not_overwritten(sd_folder, tmp_path):
+    erase = ("erase", sd_folder, "--style", "neon", "-m", "uce", "-o")
+    assert CliRunner().invoke(app, [str(word) for word in (*erase, tmp_path / "a")]).exit_code == 0
+    before = files.sizes(tmp_path / "a")
+    for output in (tmp_path / "a", str(tmp_path / "a") + "/"):
+        assert "exists; give another folder" in fails(*erase, output)
+    delta = tmp_path / "d.safetensors"
+    assert CliRunner().invoke(app, [str(word) for word in (*erase, delta)]).exit_code == 0
+    assert "exists; give another file" in fails(*erase, delta)
+    assert "exists" in fails("apply", delta, "--to", sd_folder, "-o", tmp_path / "a")
+    assert files.sizes(tmp_path / "a") == before
+    with pytest.raises(UsageError, match="was read from"):
+        api.load_model(tmp_path / "a").save(tmp_path / "a")
 
 
 def test_empty_data_sets_and_unreadable_pictures(tmp_path):

@@ -223,6 +223,7 @@ def test_a_tracker_needs_a_folder_and_a_known_name(tmp_path):
 TWO = """
 import sys
 import torch
+from accelerate import PartialState
 from mu_vision.loop import LoopConfig, Objective, train
 
 class Part(Objective):
@@ -236,6 +237,7 @@ class Part(Objective):
 
 objective = Part()
 train(objective, LoopConfig(steps=3, lr=0.1), sys.argv[1])
+PartialState().destroy_process_group()
 """
 
 

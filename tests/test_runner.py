@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import ClassVar
 
@@ -270,6 +271,17 @@ def test_evaluate_reads_what_was_forgotten_from_the_folder(finished, protocol, t
         k: theirs[k] for k in ("ua", "ira", "cra")
     }
     assert result.report.is_file()
+
+
+def test_another_original_than_the_one_edited_is_said(finished, protocol, sd_folder, tmp_path):
+    data = {"kind": "evaluate", "name": "e", "protocol": str(protocol), "original": str(sd_folder),
+            "models": {"uce": str(finished.folder / "model/uce")}}  # fmt: skip
+    other = {**data, "original": str(finished.folder / "model/esd")}
+    with pytest.warns(UserWarning, match="made from other weights than those of"):
+        run(make_recipe(other), tmp_path / "other")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        run(make_recipe(data), tmp_path / "same")
 
 
 def test_several_concepts_at_once(sd_folder, protocol, tmp_path):

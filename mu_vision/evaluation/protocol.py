@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from .. import resources
 from ..data.cards import DatasetCard, load_card
@@ -141,7 +141,7 @@ class Protocol(Strict):
     dataset: str
     styles: tuple[str, ...] | None = Field(None, min_length=1)
     objects: tuple[str, ...] | None = Field(None, min_length=1)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
     steps: int = Field(ge=1, le=1000)
     guidance: float = Field(ge=0)
     negative: str = ""

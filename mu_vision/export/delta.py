@@ -84,6 +84,18 @@ def read_metadata(path: Path | str) -> dict[str, str]:
     return metadata
 
 
+def describe(path: Path | str, base: DiffusionModel, edited: DiffusionModel) -> dict[str, Any]:
+    """What ``mu_vision.json`` says of a model that a delta was put into, as plain JSON values."""
+    metadata = read_metadata(path)
+    return {
+        "requests": json.loads(metadata["requests"]),
+        "method": metadata["method"],
+        "delta": Path(path).name,
+        "base": {"name": base.name, "source": base.source, "sha256": base.fingerprint()},
+        "sha256": edited.fingerprint(),
+    }
+
+
 def apply_delta(path: Path | str, model: DiffusionModel) -> DiffusionModel:
     """A new model with the file's tensors in place; the given model is not changed.
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..errors import RunError
+from ..errors import RunError, UsageError
 from ..models.diffusion import MARK, DiffusionModel
 from ..models.loading import read_pipeline
 from ..request import ConceptRequest
@@ -105,6 +105,21 @@ def describe(
         "report": unlearned.report,
         "versions": versions(),
     }
+
+
+def read_facts(folder: Path | str) -> dict[str, Any]:
+    """What ``mu_vision.json`` in a model folder says, {} if there is none.
+
+    Raises:
+        UsageError: if the file is damaged.
+    """
+    path = Path(folder) / MARK
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged: it is not JSON. Write the model again.") from error
 
 
 def versions() -> dict[str, str]:

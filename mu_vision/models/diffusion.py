@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -356,9 +357,14 @@ class DiffusionModel:
             extra: {file name: text} of further files, e.g. a model card.
 
         Raises:
-            UsageError: if the folder holds something else.
+            UsageError: if the folder holds something else, or this model was read from it.
         """
         folder = Path(folder)
+        if self.source and folder.resolve() == Path(self.source).resolve():
+            raise UsageError(
+                f"{folder} is the folder that {self.name} was read from; it stays as it is, so"
+                " choose another output folder."
+            )
         if folder.exists() and not (folder.is_dir() and _ours(folder)):
             raise UsageError(
                 f"{folder} exists and is not a model folder that was written here; choose another"
@@ -373,4 +379,9 @@ class DiffusionModel:
 
 
 def _ours(folder: Path) -> bool:
-    return (folder / MARK).is_file() or not any(folder.iterdir())
+    """Nothing is in the folder, or what ``save`` writes and nothing else."""
+    index = folder / "model_index.json"
+    parts = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+    known = {*parts, index.name, MARK, "README.md", "delta.safetensors"}
+    names = {path.name for path in folder.iterdir()}
+    return not names or (MARK in names and names <= known)

@@ -120,7 +120,7 @@ def test_a_list_of_names_is_enough(tmp_path):
         ("{style} style.", "{stile} style.", "must hold {object} and {style}"),
         ("{style} style.", "{style style.", "is not a template"),
         ("[1, 4]", "[4, 1]", "split 'train' must run from"),
-        ("names: [cat, kitten]", "names: []", "at least 1 item"),
+        ("names: [cat, kitten]", "names: []", "must not be empty"),
         ("[Van_Gogh, Photo]", "[Van_Gogh, Photo", "not valid YAML"),
         ("source: this test", "body: x\nsource: this test", "not a key in it"),
     ],

@@ -64,6 +64,10 @@ def test_export_replaces_only_its_own_folder(sd, done, tmp_path):
     target = tmp_path / "erased"
     export(done, REQUEST, UCE(), target, sd)
     export(done, REQUEST, UCE(), target, sd)
+    (target / "NOTES.txt").write_text("mine")
+    with pytest.raises(UsageError, match="choose another output folder"):
+        export(done, REQUEST, UCE(), target, sd)
+    assert (target / "NOTES.txt").read_text() == "mine"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("x")
     with pytest.raises(UsageError, match="choose another output folder"):
