@@ -114,6 +114,20 @@ def test_erase_writes_a_delta_alone(sd_folder, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+def test_evaluate_asks_what_erase_was_asked(sd_folder, tmp_path):
+    from mu_vision.commands import evaluation_recipe
+
+    words = ("--concept", "a cat", "--concept", "a boat", "--anchor", "a dog")
+    call("erase", sd_folder, "-m", "uce", *words, "-o", tmp_path / "erased")
+    flags = (None, None, None, "minicanvas")
+    recipe = evaluation_recipe(str(tmp_path / "erased"), "minicanvas", flags, "", [])
+    asked = recipe.request
+    assert (asked.kind, asked.name, asked.also, asked.anchor) == (
+        "concept", "a cat", ("a boat",), "a dog",
+    )  # fmt: skip
+    assert recipe.original == str(sd_folder)
+
+
 def test_dry_run_counts_and_writes_nothing(sd_folder, tmp_path):
     path = tmp_path / "small.yaml"
     protocol = workshop.protocol(tmp_path / "p")
