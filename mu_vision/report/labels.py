@@ -41,9 +41,12 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "clip_score_target": ("CLIP score of the target", "against the prompts that name it"),
     },
     "Picture by picture against the original": {
-        "paired_target_change": ("target, change", "of the share that is right"),
-        "paired_ira_change": ("IRA, change", "of the share that is right"),
-        "paired_cra_change": ("CRA, change", "of the share that is right, without the target"),
+        "paired_target_change": ("target, change", "of the share that is right, in points"),
+        "paired_ira_change": ("IRA, change", "of the share that is right, in points"),
+        "paired_cra_change": (
+            "CRA, change",
+            "of the share that is right, without the target, in points",
+        ),
         "paired_label_changes": (
             "labels that changed",
             "kept pictures that a judge names otherwise",
