@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import files, resources, validation
+from .columns import COLUMNS, filled
 from .errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,24 +18,12 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .runner import RunResult
 
-# key in scores.json -> (heading, decimals); rates are percent there
-COLUMNS = {
-    "ua": ("UA %", 1),
-    "ira": ("IRA %", 1),
-    "cra": ("CRA %", 1),
-    "fid": ("FID", 2),
-    "fid_clip": ("FID (CLIP)", 2),
-    "clip_score": ("CLIP score", 2),
-    "seconds": ("erase s", 1),
-    "peak_memory_gb": ("peak GB", 2),
-}
-
 
 def console() -> Console:
     """Standard output; not squeezed to 80 columns where nobody watches."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
 
 def say(text: str) -> None:
@@ -71,7 +60,7 @@ def show_scores(scores: Mapping[str, Any]) -> None:
     title = ", ".join(f"{r['kind']} {r['name']}" for r in asked) or "nothing forgotten"
     out.print(f"{scores['name']}: {title}", markup=False, style="bold")
     table = Table("model")
-    shown = [key for key in COLUMNS if any(m.get(key) is not None for m in models.values())]
+    shown = filled(models.values())
     for key in shown:
         table.add_column(COLUMNS[key][0], justify="right")
     for label, model in models.items():
@@ -88,21 +77,19 @@ def show_table(rows: Iterable[Mapping[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from .tables import HEADINGS
+    from .tables import TEXTS
 
-    table = Table()
-    for heading, decimals in HEADINGS.values():
-        table.add_column(heading, justify="left" if decimals is None else "right")
-    last = None
+    rows = list(rows)
+    table, shown, last = Table(*TEXTS), filled(rows), None
+    for key in shown:
+        table.add_column(COLUMNS[key][0], justify="right")
     for row in rows:
         if last is not None and (row["group"], row["request"]) != last:
             table.add_section()
         last = (row["group"], row["request"])
         table.add_row(
-            *(
-                escape(str(row[key])) if decimals is None else number(row[key], decimals)
-                for key, (_, decimals) in HEADINGS.items()
-            )
+            *(escape(str(row[key])) for key in TEXTS),
+            *(number(row.get(key), COLUMNS[key][1]) for key in shown),
         )
     console().print(table)
 

@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from . import files
+from .columns import COLUMNS, filled
 from .environment import environment
 from .errors import RunError
 from .recipe import TableRecipe
@@ -22,20 +23,7 @@ from .runner import Announce, Chain, Original, RunResult, write_recipe
 from .stages import open_run
 
 MEAN, ALL = "mean", "all"
-# key -> (heading, decimals; None for text)
-HEADINGS: dict[str, tuple[str, int | None]] = {
-    "group": ("group", None),
-    "request": ("request", None),
-    "method": ("method", None),
-    "ua": ("UA %", 1),
-    "ira": ("IRA %", 1),
-    "cra": ("CRA %", 1),
-    "kept": ("(IRA+CRA)/2", 1),
-    "fid_clip": ("FID (CLIP)", 2),
-    "clip_score": ("CLIP score", 2),
-    "seconds": ("erase s", 1),
-}
-NUMBERS = tuple(key for key, (_, decimals) in HEADINGS.items() if decimals is not None)
+TEXTS = ("group", "request", "method")
 
 
 def run_table(recipe: TableRecipe, folder: Path, announce: Announce) -> RunResult:
@@ -79,7 +67,7 @@ def rows_of(group: str, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     for label, model in scores["models"].items():
         asked = scores["request"]
         row = {"group": group, "request": asked["name"], "method": label, "kind": asked["kind"]}
-        row |= {key: model.get(key) for key in NUMBERS}
+        row |= {key: model.get(key) for key in COLUMNS}
         if row["ira"] is not None and row["cra"] is not None:
             row["kept"] = (row["ira"] + row["cra"]) / 2
         rows.append(row)
@@ -110,8 +98,8 @@ def _means(rows: Sequence[Mapping[str, Any]], group: str, request: str) -> list[
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
         mean: dict[str, Any] = {"group": group, "request": request, "method": method}
-        for key in NUMBERS:
-            values = [row[key] for row in mine]
+        for key in COLUMNS:
+            values = [row.get(key) for row in mine]
             found = [value for value in values if value is not None]
             if found and len(found) != len(values):
                 raise RunError(
@@ -127,28 +115,28 @@ def write_table(folder: Path, table: Iterable[Mapping[str, Any]]) -> None:
     """``table.csv`` with full numbers and ``table.md`` with rounded ones."""
     table = list(table)
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(HEADINGS), extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(
+        text, [*TEXTS, *filled(table)], extrasaction="ignore", lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(table)
     files.write_text(folder / "table.csv", text.getvalue())
     files.write_text(folder / "table.md", markdown(table))
 
 
-def markdown(table: Iterable[Mapping[str, Any]]) -> str:
+def markdown(table: Sequence[Mapping[str, Any]]) -> str:
     """The table in Markdown."""
+    shown = filled(table)
     lines = [
-        "| " + " | ".join(heading for heading, _ in HEADINGS.values()) + " |",
-        "|" + "|".join("---" if d is None else "---:" for _, d in HEADINGS.values()) + "|",
+        "| " + " | ".join([*TEXTS, *(COLUMNS[key][0] for key in shown)]) + " |",
+        "|" + "---|" * len(TEXTS) + "---:|" * len(shown),
     ]
     for row in table:
-        cells = [_cell(row[key], decimals) for key, (_, decimals) in HEADINGS.items()]
-        lines.append("| " + " | ".join(cells) + " |")
+        texts = [str(row[key]).replace("|", "\\|") for key in TEXTS]
+        numbers = [_number(row.get(key), COLUMNS[key][1]) for key in shown]
+        lines.append("| " + " | ".join([*texts, *numbers]) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(value: Any, decimals: int | None) -> str:
-    if value is None:
-        return "-"
-    if decimals is None:
-        return str(value).replace("|", "\\|")
-    return f"{value:.{decimals}f}"
+def _number(value: float | None, decimals: int) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"

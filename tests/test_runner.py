@@ -19,7 +19,7 @@ from mu_vision.errors import RunError, UsageError
 from mu_vision.recipe import make_recipe
 from mu_vision.runner import Chain, run
 from mu_vision.stages import Stages
-from mu_vision.tables import markdown, with_means
+from mu_vision.tables import markdown, with_means, write_table
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +242,19 @@ def test_a_table_is_made_request_by_request(sd_folder, protocol, tmp_path, monke
     assert len(lines) == 13 and lines[0].startswith("group,request,method,ua")
     assert (folder / "table.md").read_text().count("\n") == 14
     assert "mosaic" in (folder / "report.html").read_text()
+
+
+def test_a_table_has_the_columns_that_have_numbers(tmp_path):
+    row = {"group": "g", "request": "a|b", "method": "m", "ua": 12.34, "fid": None}
+    write_table(tmp_path, [{**row, "fid_unlearncanvas": 3.0}, {**row, "method": "n"}])
+    assert (tmp_path / "table.md").read_text().splitlines() == [
+        "| group | request | method | UA % | FID (UnlearnCanvas) |",
+        "|---|---|---|---:|---:|",
+        "| g | a\\|b | m | 12.3 | 3.00 |",
+        "| g | a\\|b | n | 12.3 | - |",
+    ]
+    header = (tmp_path / "table.csv").read_text().splitlines()[0]
+    assert header == "group,request,method,ua,fid_unlearncanvas"
 
 
 def test_means_count_every_request_once():

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from ..columns import COLUMNS, filled
 from . import views
 from .labels import percent
 from .plots import Plot, Point, tradeoff
@@ -14,18 +15,6 @@ if TYPE_CHECKING:
     from .build import TableData
 
 RATES = ("ua", "ira", "cra", "kept")
-# column -> (heading, decimals); rates come first and are in percent
-COLUMNS = {
-    "ua": ("UA, %", 1),
-    "ira": ("IRA, %", 1),
-    "cra": ("CRA, %", 1),
-    "kept": ("kept, %", 1),
-    "fid_clip": ("Frechet distance, CLIP", 2),
-    "fid": ("FID", 2),
-    "clip_score": ("CLIP score", 2),
-    "seconds": ("time, s", 1),
-}
-TEXTS = ("group", "kind", "request", "method")
 
 
 def table_context(data: TableData) -> dict[str, Any]:
@@ -50,10 +39,9 @@ def table_context(data: TableData) -> dict[str, Any]:
                 "requests": len({row["request"] for row in mine}),
             }
         )
-    numbers = [c for c in COLUMNS if any(isinstance(r.get(c), int | float) for r in rows)]
     return {
         "blocks": blocks,
-        "columns": [(c, COLUMNS[c][0]) for c in numbers],
+        "columns": [(c, COLUMNS[c][0]) for c in filled(rows)],
         "headline": _headline(rows, methods),
         "requests": len({(r["kind"], r["request"]) for r in rows}),
         "methods": methods,
