@@ -24,7 +24,6 @@ from typing import Literal
 import numpy as np
 
 Kind = Literal["style", "object"]
-Scope = Literal["all", "retain"]
 Z95 = 1.959963984540054
 
 
