@@ -125,7 +125,10 @@ def evaluate(
     """
     from .evaluation.evaluate import evaluate as judge
 
+    method, cost = None, None
     if isinstance(model, Erased):
+        done, method = model.unlearned, model.unlearner.name
+        cost = {"seconds": done.seconds, "peak_memory_gb": done.peak_memory_gb}
         if request is None and not isinstance(model.request, tuple):
             request = model.request
         original = original if original is not None else model.original
@@ -134,7 +137,9 @@ def evaluate(
         model = load_model(model)
     if original is not None and not _is_model(original):
         original = load_model(original)
-    return judge(model, protocol, request=request, original=original, folder=folder)
+    return judge(
+        model, protocol, request=request, original=original, folder=folder, method=method, cost=cost
+    )
 
 
 def save(model: Erased | DiffusionModel, folder: Path | str) -> Path:

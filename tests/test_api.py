@@ -48,6 +48,7 @@ def test_five_lines(sd_folder, protocol, tmp_path):
     assert again.fingerprint() == erased.model.fingerprint() != model.fingerprint()
     # the request and the original come from what was erased, or are given
     assert mu_vision.evaluate(erased, protocol).metrics["ua"].value == card["ua"].value
+    assert card.method == erased.unlearner.name and card.value("seconds") > 0
     other = mu_vision.evaluate(tmp_path / "erased", protocol, request, original=sd_folder)
     assert other.metrics["ira"].value == card["ira"].value
 
