@@ -95,6 +95,11 @@ class CaptionSampler:
 
     def draw(self, objects: list[int], styles: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids [B, L], and which labels each caption names [B, 2] bool (object, style)."""
+        chosen, named = self.choose(objects, styles)
+        return self.tokens[chosen], named
+
+    def choose(self, objects: list[int], styles: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows [B] of ``tokens``, and which labels each caption names [B, 2] bool."""
         chosen, named = [], []
         for thing, style, u in zip(objects, styles, torch.rand(len(objects)).tolist()):
             if u < self.alone:
@@ -105,7 +110,7 @@ class CaptionSampler:
                 options, names = self.pairs[thing][style], (True, True)
             chosen.append(options[torch.randint(len(options), ())])
             named.append(names)
-        return self.tokens[torch.stack(chosen)], torch.tensor(named)
+        return torch.stack(chosen), torch.tensor(named)
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:

@@ -6,6 +6,11 @@ z are the latents of the trained autoencoder, encoded once; c the states of the 
 is trained along. What is saved is the moving average of the weights, which does the work of a
 falling learning rate: the rate is constant, so a finished training can be prolonged. ``start``
 prolongs one whose checkpoints are gone: it goes on from a pipeline's weights with a new optimiser.
+
+``without`` leaves styles and objects out of the pictures and captions, which makes the model that
+never knew them. ``text_from`` takes autoencoder, tokenizer and text encoder of another pipeline as
+they are, as Stable Diffusion takes CLIP's: every caption is then encoded once, before the first
+step, and only the U-Net is trained.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -23,6 +29,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..data import minicanvas
 from ..data.cards import load_card
+from ..errors import unknown
 from ..loop import LoopConfig, Objective
 from ..models.loading import locate
 from ..progress import track
@@ -51,6 +58,8 @@ class UNetTrainer(Trainer):
     drop: float = 0.1
     average: float = 0.999
     start: str | None = None
+    without: tuple[str, ...] = ()
+    text_from: str | None = None
 
     def objective(self) -> Objective:
         return UNetObjective(self)
@@ -102,11 +111,12 @@ class UNetObjective(Objective):
     def prepare(self, device: torch.device) -> None:
         settings, card = self.settings, load_card("minicanvas")
         self.device = device
-        start = Path(locate(settings.start)) if settings.start else None
+        text_from = Path(locate(settings.text_from)) if settings.text_from else None
+        start = Path(locate(settings.start)) if settings.start else text_from
         if start and not (self.folder / "vae").exists():
             shutil.copytree(start / "vae", self.folder / "vae")
         self.vae = AutoencoderKL.from_pretrained(self.folder / "vae", torch_dtype=torch.float32)
-        pictures = minicanvas.load(minicanvas.SPLITS["generator"])
+        pictures = kept_pictures(settings.without)
         self.objects, self.styles = pictures.objects.tolist(), pictures.styles.tolist()
         self.mean, self.std = encode_all(self.vae.to(device), pictures.pixels, device)
         if start:
@@ -127,15 +137,26 @@ class UNetObjective(Objective):
             self.text_encoder = settings.build_text_encoder(
                 len(self.tokenizer), self.tokenizer.eos_token_id
             ).to(device)
-        if start:
-            for part in ("unet", "text_encoder"):
+        for part, folder in (("unet", settings.start and start), ("text_encoder", start)):
+            if folder:
                 module = getattr(self, part)
-                saved = type(module).from_pretrained(start / part, torch_dtype=torch.float32)
+                saved = type(module).from_pretrained(folder / part, torch_dtype=torch.float32)
                 module.load_state_dict(saved.state_dict())
+        self.states = self._encode_captions() if text_from else None
         self.averaged = {n: p.detach().clone() for n, p in self.parameters().items()}
 
+    @torch.no_grad()
+    def _encode_captions(self) -> torch.Tensor:
+        """States [n + 1, L, D] of all captions, the empty one last."""
+        self.text_encoder.requires_grad_(False)
+        tokens = torch.cat([self.sampler.tokens, self.null]).to(self.device)
+        parts = [self.text_encoder(part).last_hidden_state for part in tokens.split(256)]
+        return torch.cat(parts)
+
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        parts = {"unet": self.unet, "text_encoder": self.text_encoder}
+        parts = {"unet": self.unet}
+        if not self.settings.text_from:
+            parts["text_encoder"] = self.text_encoder
         return {f"{k}.{n}": p for k, part in parts.items() for n, p in part.named_parameters()}
 
     def loss(self, step: int) -> dict[str, torch.Tensor]:
@@ -143,17 +164,23 @@ class UNetObjective(Objective):
         rows = torch.randint(len(self.mean), (batch,)).tolist()
         mean, std = self.mean[rows].to(self.device), self.std[rows].to(self.device)
         z = mean + std * torch.randn(mean.shape).to(self.device)
-        tokens, _ = self.sampler.draw(
+        captions, _ = self.sampler.choose(
             [self.objects[r] for r in rows], [self.styles[r] for r in rows]
         )
-        tokens = torch.where(torch.rand(batch, 1) < self.settings.drop, self.null, tokens)
-        states = self.text_encoder(tokens.to(self.device)).last_hidden_state
+        states = self._states(captions, torch.rand(batch) < self.settings.drop)
         # One timestep from each of B equal slices of the schedule: the same marginal, less noise.
         t = ((torch.arange(batch) + torch.rand(batch)) * 1000 / batch).long().to(self.device)
         noise = torch.randn(z.shape).to(self.device)
         x = self.scheduler.add_noise(z, noise, t)
         prediction = self.unet(x, t, states).sample
         return {"denoising_loss": F.mse_loss(prediction.float(), noise)}
+
+    def _states(self, captions: torch.Tensor, dropped: torch.Tensor) -> torch.Tensor:
+        """Text states [B, L, D] of the captions of these numbers, of "" where dropped."""
+        if self.states is not None:
+            return self.states[captions.masked_fill(dropped, len(self.states) - 1)]
+        tokens = torch.where(dropped[:, None], self.null, self.sampler.tokens[captions])
+        return self.text_encoder(tokens.to(self.device)).last_hidden_state
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
@@ -174,7 +201,8 @@ class UNetObjective(Objective):
         unet, text_encoder = copy.deepcopy(self.unet), copy.deepcopy(self.text_encoder)
         for part, module in (("unet", unet), ("text_encoder", text_encoder)):
             for name, parameter in module.named_parameters():
-                parameter.copy_(self.averaged[f"{part}.{name}"])
+                # a text encoder that was not trained has no average
+                parameter.copy_(self.averaged.get(f"{part}.{name}", parameter))
         pipeline = StableDiffusionPipeline(
             vae=copy.deepcopy(self.vae).half(), unet=unet.half(), text_encoder=text_encoder.half(),
             tokenizer=self.tokenizer, scheduler=self.scheduler, safety_checker=None,
@@ -188,6 +216,26 @@ class UNetObjective(Objective):
         settings = json.loads(config.read_text())
         settings.pop("_name_or_path", None)  # a path of the machine that trained it
         config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def kept_pictures(without: Sequence[str]) -> minicanvas.Pictures:
+    """The generator's pictures, but those that show a style or object of these names.
+
+    Raises:
+        UsageError: if MiniCanvas has no style or object of a name.
+    """
+    for name in without:
+        if name not in (*minicanvas.STYLES, *minicanvas.OBJECTS):
+            known = (*minicanvas.STYLES, *minicanvas.OBJECTS)
+            raise unknown("style or object of MiniCanvas", name, known)
+    pictures = minicanvas.load(minicanvas.SPLITS["generator"])
+    shown = [
+        minicanvas.OBJECTS[o] not in without and minicanvas.STYLES[s] not in without
+        for o, s in zip(pictures.objects, pictures.styles, strict=True)
+    ]
+    return minicanvas.Pictures(
+        pictures.pixels[shown], pictures.objects[shown], pictures.styles[shown]
+    )
 
 
 @torch.no_grad()
