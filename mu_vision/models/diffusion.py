@@ -196,6 +196,73 @@ class DiffusionModel:
             for number in (id(module), sum(p._version for p in module.parameters()))
         )
 
+    # Text as embeddings ---------------------------------------------------------------------
+
+    @property
+    def vocabulary(self) -> torch.Tensor:
+        """The table of token embeddings [V, D], before positions are added.
+
+        Raises:
+            UsageError: for a model of two text encoders, which has two tables.
+        """
+        if self.is_xl:
+            raise UsageError(
+                f"{self.name} reads a prompt through two text encoders; attacks on token"
+                " embeddings are for models with one (Stable Diffusion 1 and 2)."
+            )
+        return self.pipeline.text_encoder.get_input_embeddings().weight
+
+    def insert(self, prompts: Sequence[str], prefix: torch.Tensor) -> torch.Tensor:
+        """Token embeddings [B, L, D] of prompts with a prefix after the begin-of-text token.
+
+        The length stays L: as many end-of-text tokens fall off the end.
+
+        Args:
+            prompts: B texts.
+            prefix: [B, k, D] embeddings.
+
+        Raises:
+            UsageError: if a prompt and the prefix are longer than the encoder reads.
+        """
+        k, rows = prefix.shape[1], []
+        for prompt in prompts:
+            rows.append(self.check_room(prompt, k).ids)
+        ids = torch.tensor(rows, device=prefix.device)
+        plain = self.vocabulary.detach()[ids]
+        return torch.cat([plain[:, :1], prefix, plain[:, 1 : ids.shape[1] - k]], dim=1)
+
+    def check_room(self, prompt: str, k: int) -> Tokens:
+        """The tokens of a prompt that leaves room for k more.
+
+        Raises:
+            UsageError: if it does not.
+        """
+        tokens = self.tokens(prompt)
+        if tokens.truncated or tokens.count + k > len(tokens.ids):
+            count = f"more than {len(tokens.ids)}" if tokens.truncated else tokens.count
+            raise UsageError(
+                f"The prompt {prompt!r} has {count} tokens, begin and end included, and {k} more do"
+                f" not fit: the text encoder reads {len(tokens.ids)}. Take a shorter prompt or"
+                " fewer adversarial tokens."
+            )
+        return tokens
+
+    def encode_embeddings(self, embeddings: torch.Tensor) -> TextStates:
+        """Text states [B, L, D] of token embeddings [B, L, D]; gradients flow to both.
+
+        The text encoder adds positions and runs as on ids, so the embeddings of a prompt's own
+        tokens give the prompt's states.
+        """
+        table = self.pipeline.text_encoder.get_input_embeddings()
+        # the encoder only takes ids, so its look-up is made to answer with ours
+        hook = table.register_forward_hook(lambda module, args, found: embeddings)
+        try:
+            ids = torch.zeros(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)
+            states = self.pipeline.text_encoder(ids, return_dict=True).last_hidden_state
+        finally:
+            hook.remove()
+        return TextStates(states)
+
     # Noise ----------------------------------------------------------------------------------
 
     def predict_noise(
@@ -270,6 +337,7 @@ class DiffusionModel:
         guidance: float = 3.0,
         negative: TextStates | None = None,
         progress: Callable[[int, int], None] | None = None,
+        skip: int = 0,
     ) -> torch.Tensor:
         """Latents of pictures by DDIM (eta 0), the whole batch at once.
 
@@ -280,13 +348,15 @@ class DiffusionModel:
             guidance: classifier-free guidance scale, 1 for none.
             negative: replaces the null text.
             progress: called with (steps done, steps) after every step.
+            skip: sampler steps to leave out at the noisy end; ``latents`` are noised pictures at
+                the level of the first one that is left.
 
         Returns:
             Clean latents [B, C, h, w].
         """
         null = self.null_text() if negative is None else negative
         x = latents.to(self.device)
-        for done, t in enumerate(self.timesteps(steps), 1):
+        for done, t in enumerate(self.timesteps(steps)[skip:], skip + 1):
             eps = self.guided_noise(x, t, text, null, guidance)
             x = maths.ddim_step(x, eps, self.alphas_cumprod[t], self.level_after(t, steps))
             if progress:
@@ -297,14 +367,38 @@ class DiffusionModel:
     def decode(self, latents: torch.Tensor, batch: int = 16) -> np.ndarray:
         """Pictures [B, H, W, 3] uint8 of latents [B, C, h, w]."""
         vae = self.pipeline.vae
-        z = latents / vae.config.scaling_factor
-        mean, std = (getattr(vae.config, f"latents_{key}", None) for key in ("mean", "std"))
-        if mean is not None and std is not None:
-            mean, std = (torch.tensor(v, device=z.device).view(1, -1, 1, 1) for v in (mean, std))
-            z = z * std + mean
+        mean, std = self._latent_statistics(latents.device)
+        z = latents / vae.config.scaling_factor * std + mean
         rows = [vae.decode(part.to(vae.device), return_dict=False)[0] for part in z.split(batch)]
         pixels = (torch.cat(rows).float() / 2 + 0.5).clamp(0, 1)
         return (pixels.permute(0, 2, 3, 1).cpu().numpy() * 255).round().astype(np.uint8)
+
+    @torch.no_grad()
+    def encode_pictures(self, pictures: np.ndarray, batch: int = 16) -> torch.Tensor:
+        """Clean latents [B, C, h, w] of pictures [B, H, W, 3] uint8: the posterior's mean.
+
+        Pictures are resized to the size that the network was trained on.
+        """
+        vae = self.pipeline.vae
+        size = [self.pipeline.vae_scale_factor * side for side in self.latent_shape[1:]]
+        pixels = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float()
+        if list(pixels.shape[-2:]) != size:
+            pixels = torch.nn.functional.interpolate(
+                pixels, size=size, mode="bicubic", antialias=True
+            ).clamp(0, 255)
+        rows = (pixels / 127.5 - 1).to(vae.device).split(batch)
+        z = torch.cat([vae.encode(part).latent_dist.mean for part in rows]).float()
+        shift, spread = self._latent_statistics(z.device)
+        return (z - shift) / spread * vae.config.scaling_factor
+
+    def _latent_statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and spread of the autoencoder's latents, 0 and 1 where it does not state them."""
+        config = self.pipeline.vae.config
+        found = [getattr(config, f"latents_{key}", None) for key in ("mean", "std")]
+        if None in found:
+            found = [[0.0], [1.0]]
+        mean, std = (torch.tensor(value, device=device).view(1, -1, 1, 1) for value in found)
+        return mean, std
 
     # Copies, hashes, files --------------------------------------------------------------------
 
