@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .errors import UsageError
+
+if TYPE_CHECKING:
+    from .data.cards import Names
 
 
 class ConceptRequest(BaseModel):
@@ -35,6 +38,7 @@ class ConceptRequest(BaseModel):
         0, ge=0, description="how many of the first kept texts are plain; 0: all"
     )
     dataset: str | None = Field(None, description="card that the concept comes from")
+    synonyms: tuple[str, ...] = Field((), description="other names of it, of which nothing is kept")
 
     @model_validator(mode="after")
     def _aligned(self) -> ConceptRequest:
@@ -49,6 +53,11 @@ class ConceptRequest(BaseModel):
         """``style-neon``: a name for folders."""
         text = re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
         return f"{self.kind}-{text or 'unnamed'}"
+
+    def all_names(self) -> list[str]:
+        """Every text that names the concept: its plain prompts, its name and its synonyms."""
+        plain = self.prompts[: self.plain or len(self.prompts)]
+        return list(dict.fromkeys([self.name.replace("_", " "), *plain, *self.synonyms]))
 
     def pairs(self, texts: Literal["all", "names", "captions"] = "all") -> list[tuple[str, str]]:
         """(prompt, its anchor) for all texts, those that name the concept alone, or captions.
@@ -129,7 +138,7 @@ def _of_style(card, style: str, anchor: str | None) -> dict:
         pairs.append((card.prompt(thing, style), instead))
     names = [_style_alone(card, s) for s in others] + _objects_alone(card)
     captions = [card.prompt(thing, s) for s in others for thing in card.object_names]
-    return _filled(pairs, len(sentences), names, captions)
+    return _filled(pairs, len(sentences), names, captions, card.styles[style])
 
 
 def _of_object(card, thing: str, anchor: str | None) -> dict:
@@ -149,11 +158,14 @@ def _of_object(card, thing: str, anchor: str | None) -> dict:
     styles = [_style_alone(card, style) for style in card.style_names]
     names = [card.object_text(other) for other in others] + styles
     captions = [card.prompt(other, style) for other in others for style in card.style_names]
-    return _filled(pairs, len(sentences), names, captions)
+    return _filled(pairs, len(sentences), names, captions, card.objects[thing])
 
 
-def _filled(pairs: list[tuple[str, str]], plain: int, names: list, captions: list) -> dict:
+def _filled(
+    pairs: list[tuple[str, str]], plain: int, names: list, captions: list, known: Names
+) -> dict:
     return {
+        "synonyms": (*known.names, *known.held_out),
         "prompts": tuple(prompt for prompt, _ in pairs),
         "anchors": tuple(instead for _, instead in pairs),
         "anchor": pairs[0][1],

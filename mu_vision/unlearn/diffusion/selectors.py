@@ -59,3 +59,34 @@ def select(model: DiffusionModel, variant: Variant) -> list[str]:
     if not chosen:
         raise UsageError(f"{model.name} has no tensors for the variant {variant!r}.")
     return chosen
+
+
+def select_text(model: DiffusionModel, layers: int = 0) -> list[str]:
+    """Full names of what AdvUnlearn trains of the text encoders, in the model's order.
+
+    All layers and the final norm, as in the published code; positions and the vocabulary never
+    train, since the attack moves through the latter.
+
+    Args:
+        model: any Stable Diffusion pipeline.
+        layers: the first n layers alone, without the norm; 0 for all.
+
+    Raises:
+        UsageError: if the encoder has fewer layers.
+    """
+    chosen, depth = [], 0
+    for name in select(model, "text"):
+        path = name.split(".")
+        if "layers" in path:
+            number = int(path[path.index("layers") + 1])
+            depth = max(depth, number + 1)
+            if not layers or number < layers:
+                chosen.append(name)
+        elif "final_layer_norm" in path and not layers:
+            chosen.append(name)
+    if layers > depth:
+        raise UsageError(
+            f"layers={layers}, but the text encoder of {model.name} has {depth} layers; give 1 to"
+            f" {depth}, or 0 for all of them and the final norm."
+        )
+    return chosen

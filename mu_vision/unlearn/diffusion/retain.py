@@ -1,0 +1,109 @@
+"""What an erasure holds on to: prompts without the concept, and the frozen model's states of them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...errors import UsageError
+from ...models import maths
+from ...models.diffusion import DiffusionModel
+from ...request import ConceptRequest
+
+
+def retain_prompts(requests: Sequence[ConceptRequest], prompts: Sequence[str]) -> list[str]:
+    """The prompts that name none of the concepts, nor a synonym of one.
+
+    Names are matched as whole words, whatever their case: "category" does not name a cat.
+
+    Raises:
+        UsageError: if none is left.
+    """
+    names = sorted({name for request in requests for name in request.all_names()}, key=len)
+    words = re.compile(r"(?<!\w)(" + "|".join(map(re.escape, names)) + r")(?!\w)", re.IGNORECASE)
+    kept = [prompt for prompt in dict.fromkeys(prompts) if not words.search(prompt)]
+    if not kept:
+        raise UsageError(
+            f"No retain prompt is left that does not name {names[0]!r} ({len(prompts)} were given);"
+            " give others (retain: [...]), or gamma=0 for no retain term."
+        )
+    return kept
+
+
+@dataclass
+class RetainPool:
+    """States of retain prompts under the frozen model, made once.
+
+    Attributes:
+        x: [n, C, h, w] latents on the way from noise to a picture.
+        t: [n] their timesteps.
+        eps: [n, C, h, w] the frozen model's prediction there.
+        which: [n] positions in ``prompts``.
+    """
+
+    prompts: list[str]
+    x: torch.Tensor
+    t: torch.Tensor
+    eps: torch.Tensor
+    which: torch.Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def make(
+        cls,
+        teacher: DiffusionModel,
+        prompts: Sequence[str],
+        size: int,
+        steps: int,
+        guidance: float,
+        batch: int = 16,
+        each: int = 4,
+    ) -> RetainPool:
+        """Run trajectories of the prompts in turn and keep ``each`` states of every one."""
+        prompts, parts = list(prompts), []
+        order = torch.randperm(len(prompts))
+        for first in range(0, math.ceil(size / each), batch):
+            rows = torch.arange(first, min(first + batch, math.ceil(size / each)))
+            parts.append(
+                _trajectories(teacher, prompts, order[rows % len(order)], steps, guidance, each)
+            )
+        x, t, eps, which = (torch.cat(column)[:size] for column in zip(*parts, strict=True))
+        return cls(prompts, x, t, eps, which)
+
+    def draw(self, n: int) -> dict[str, Any]:
+        """N random states: ``x``, ``t``, ``eps`` and the ``prompts`` they belong to."""
+        rows = torch.randint(len(self.x), (n,)).to(self.x.device)
+        names = [self.prompts[i] for i in self.which[rows].tolist()]
+        return {"x": self.x[rows], "t": self.t[rows], "eps": self.eps[rows], "prompts": names}
+
+
+def _trajectories(
+    teacher: DiffusionModel,
+    prompts: Sequence[str],
+    which: torch.Tensor,
+    steps: int,
+    guidance: float,
+    each: int,
+) -> tuple[torch.Tensor, ...]:
+    """x, t, eps, which of ``each`` random states of a guided trajectory of every prompt."""
+    text = teacher.encode_prompt([prompts[i] for i in which.tolist()])
+    null, ladder = teacher.null_text(), teacher.timesteps(steps)
+    x = torch.randn(len(which), *teacher.latent_shape).to(teacher.device)
+    stops = torch.randint(len(ladder), (len(which), each))
+    found = []
+    for n, t in enumerate(ladder[: int(stops.max()) + 1]):
+        here, slot = (stops == n).nonzero(as_tuple=True)
+        if len(here):
+            level = torch.full((len(here),), t, device=x.device)
+            eps = teacher.predict_noise(x[here], level, text[here.to(x.device)])
+            found.append((here * each + slot, x[here], level, eps, which[here]))
+        eps = teacher.guided_noise(x, t, text, null, guidance)
+        x = maths.ddim_step(x, eps, teacher.alphas_cumprod[t], teacher.level_after(t, steps))
+    place, *columns = (torch.cat(column) for column in zip(*found, strict=True))
+    order = place.argsort()
+    return tuple(column[order.to(column.device)] for column in columns)
