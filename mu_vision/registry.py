@@ -16,7 +16,11 @@ from .errors import unknown
 
 Thing = TypeVar("Thing")
 
-PACKAGES = {"method": "mu_vision.unlearn", "trainer": "mu_vision.train"}
+PACKAGES = {
+    "method": "mu_vision.unlearn",
+    "attack": "mu_vision.attack",
+    "trainer": "mu_vision.train",
+}
 _TABLE: dict[str, dict[str, type]] = {kind: {} for kind in PACKAGES}
 
 
