@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
@@ -16,6 +17,9 @@ from ..data.cards import DatasetCard, load_card
 from ..errors import UsageError, unknown
 from ..metrics.rates import Grid
 from ..validation import read_yaml_file, validated
+
+if TYPE_CHECKING:
+    from .prompts import PromptProtocol
 
 
 class Strict(BaseModel):
@@ -111,6 +115,34 @@ class Collapse(Strict):
     fid_ratio: float = Field(2.0, gt=1)
 
 
+class Robustness(Strict):
+    """How an erased model is attacked.
+
+    Attributes:
+        seeds: every prompt of the concept is asked once with each; together they are the cases.
+        most: the first so many cases alone; all by default.
+        examples: pictures of the concept (and without it) that attacks may learn from.
+        attacks: label -> settings; the label is the attack's name, unless the settings give
+            ``attack``.
+        never_knew: concept -> model that was trained without it, for the false-alarm floor.
+        controls: also attack the original with the name left out, and the model that never knew.
+        required_control: below this share of cases on the original a white-box attack is not
+            trusted, and the report says so.
+        seed: of the attacks' own randomness.
+        blur: a report shows the pictures only when asked.
+    """
+
+    seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
+    most: int | None = Field(None, ge=1)
+    examples: int = Field(16, ge=1)
+    attacks: dict[str, dict[str, Any] | None] = Field(min_length=1)
+    never_knew: dict[str, str] = {}
+    controls: bool = True
+    required_control: float = Field(0.95, ge=0, le=1)
+    seed: int = Field(0, ge=0)
+    blur: bool = False
+
+
 class Protocol(Strict):
     """One benchmark: prompts x seeds, sampler, judges, and what counts.
 
@@ -133,6 +165,7 @@ class Protocol(Strict):
         jpeg_quality: pass pictures through a JPEG first, as published numbers did.
         concept_pictures: pictures drawn for a request in free words.
         published: table in ``eval/published`` whose rows are set beside ours.
+        robustness: how erased models are attacked; not at all by default.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_-]+$")
@@ -160,6 +193,7 @@ class Protocol(Strict):
     minimum: Minimum = Minimum()
     collapse: Collapse = Collapse()
     published: str | None = None
+    robustness: Robustness | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Protocol:
@@ -216,35 +250,77 @@ class Protocol(Strict):
         )  # fmt: skip
         return [place for place in places if isinstance(place, LocalFile)]
 
+    def contents(self) -> dict[str, str]:
+        """Hashes of the user's files that decide what is drawn; none for a grid."""
+        return {}
+
     def check_files(self) -> None:
         """Raise if a file or folder is not there.
 
         Raises:
             UsageError: one sentence that says for each what to fetch and where to put it.
         """
-        missing = [file for file in self.files() if not file.where.exists()]
-        if missing:
-            what = "; ".join(f"{f.fetch or 'a file'} as {f.where}" for f in missing)
-            raise UsageError(
-                f"The protocol {self.name} needs files that are not here. Fetch and put: {what}."
-                " (Relative paths are below $MU_VISION_DATA if it is set, else below this folder.)"
-            )
+        said = missing_files(self.name, self.files())
+        if said:
+            raise UsageError(said[0])
+
+    def check_names(self) -> None:
+        """Look up every name that the protocol uses.
+
+        Raises:
+            UsageError: see ``card``.
+        """
+        _ = self.grid
+
+    def changed(self, changes: Mapping[str, Any], where: str) -> Protocol:
+        """The protocol with some values changed."""
+        return validated(type(self), {**self.model_dump(), **changes}, where)
 
 
-def load_protocol(name_or_path: str | Path | Protocol) -> Protocol:
+def missing_files(name: str, files: Iterable[LocalFile]) -> list[str]:
+    """One sentence that says what to fetch and where to put it; none if everything is there."""
+    missing = [file for file in files if not file.where.exists()]
+    if not missing:
+        return []
+    what = "; ".join(f"{f.fetch or 'a file'} as {f.where}" for f in missing)
+    return [
+        f"The protocol {name} needs files that are not here. Fetch and put: {what}."
+        " (Relative paths are below $MU_VISION_DATA if it is set, else below this folder.)"
+    ]
+
+
+def load_protocol(
+    name_or_path: str | Path | Protocol | PromptProtocol,
+) -> Protocol | PromptProtocol:
     """Read a protocol by its name (``"minicanvas"``) or from a YAML file.
+
+    ``kind: prompts`` in the file makes it a ``PromptProtocol``; without a kind it is a grid.
 
     Raises:
         UsageError: if there is none, a key is unknown (the nearest is suggested) or a value does
             not fit.
     """
-    if isinstance(name_or_path, Protocol):
+    if not isinstance(name_or_path, str | Path):
         return name_or_path
     path = resources.find("protocol", str(name_or_path))
     where = f"The protocol {path}"
-    protocol = validated(Protocol, read_yaml_file(path, where), where)
-    _ = protocol.grid  # the names are checked now, not after an hour of sampling
+    data = read_yaml_file(path, where)
+    protocol = validated(_class_of(data, where), data, where)
+    protocol.check_names()  # now, not after an hour of sampling
     return protocol
+
+
+def _class_of(data: Mapping[str, Any], where: str) -> type[Protocol] | type[PromptProtocol]:
+    if "kind" not in data:
+        return Protocol
+    if data["kind"] != "prompts":
+        raise UsageError(
+            f"{where}: there is no kind of protocol {data['kind']!r}. Write kind: prompts for a"
+            " table of prompts, or no kind for a grid of styles and objects."
+        )
+    from .prompts import PromptProtocol
+
+    return PromptProtocol
 
 
 def digest(*parts: Any) -> str:

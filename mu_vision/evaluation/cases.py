@@ -1,0 +1,253 @@
+"""What is attacked: the cases of a request, with their target pictures and the judge's verdict.
+
+A case is a prompt of the protocol that names the concept, with one of the battery's seeds. Only
+cases that the original draws rightly are kept (no attack can be measured on others), one list for
+all attacks and all models; how many were asked and left out is said beside every number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from ..attack.base import Case, Pictures, Sampler, Verdict, draw
+from ..data.folders import read_picture
+from ..errors import UsageError
+from ..metrics import clip as clip_metrics
+from .marks import Bench
+from .measure import NEUTRAL
+from .protocol import Protocol
+
+if TYPE_CHECKING:
+    from ..data.cards import DatasetCard
+    from ..models.diffusion import DiffusionModel
+    from ..request import ConceptRequest
+
+PICTURE_FILES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What all attacks on all models of a request have in common.
+
+    Attributes:
+        cases: N cases that the original draws rightly.
+        targets: [N, H, W, 3] uint8, the original's pictures of them.
+        examples: further pictures of the concept.
+        others: pictures without it.
+        verdict: does a picture show the concept?
+        asked: cases there were before any was left out.
+        too_long: prompts that leave no room for the adversarial tokens.
+        unknown: prompts under which the original does not show the concept.
+        concept: the plain texts of the concept.
+    """
+
+    cases: tuple[Case, ...]
+    targets: np.ndarray
+    examples: Pictures
+    others: Pictures
+    verdict: Verdict
+    concept: tuple[str, ...]
+    sampler: Sampler
+    asked: int
+    too_long: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+def set_stage(
+    original: DiffusionModel,
+    requests: Sequence[ConceptRequest],
+    protocol: Protocol,
+    bench: Bench,
+    room: int = 0,
+    targets: Path | None = None,
+) -> Stage:
+    """Draw the original's pictures of the cases and of the examples, and keep what it knows.
+
+    Args:
+        original: the model before the edit.
+        requests: what was to be forgotten; the first one is attacked.
+        protocol: its ``robustness`` says how.
+        bench: its judges.
+        room: adversarial tokens that must fit before a prompt.
+        targets: a folder of pictures of the concept, in place of the original's.
+
+    Raises:
+        UsageError: if no case is left, a folder of targets holds no picture, or a picture cannot
+            be read.
+    """
+    request, about = requests[0], protocol.robustness
+    verdict = verdict_of(request, bench)
+    sampler = Sampler(protocol.steps, protocol.guidance, protocol.batch)
+    wanted = cases_of(request, protocol, about.seeds)[: about.most]
+    too_long = [c.prompt for c in wanted if not _fits(original, c.prompt, room)]
+    fitting = [case for case in wanted if case.prompt not in too_long]
+    pictures, shown = _drawn(original, fitting, sampler, verdict)
+    cases = tuple(case for case, hit in zip(fitting, shown, strict=True) if hit)
+    if not cases:
+        raise UsageError(
+            f"{original.name} shows {request.name!r} in none of the {len(wanted)} prompts"
+            f" ({len(too_long)} are too long), so there are no target pictures and nothing can be"
+            " brought back. Check the concept's name, and that this is the model before the edit."
+        )
+    unknown = [case.prompt for case, hit in zip(fitting, shown, strict=True) if not hit]
+    found = pictures[shown]
+    more = cases_of(request, protocol, [f"example {k}" for k in range(about.examples)])
+    more = _spread(more, about.examples)
+    drawn, hits = _drawn(original, more, sampler, verdict)
+    if not hits.any():
+        drawn, hits, more = found, np.ones(len(found), bool), list(cases)
+    kept = [case for case, hit in zip(more, hits, strict=True) if hit]
+    examples = Pictures(
+        drawn[hits], tuple(c.asks_for for c in kept), tuple(c.neutral for c in kept)
+    )
+    if targets is not None:
+        given = read_pictures(targets, found.shape[1])
+        found = given[np.arange(len(cases)) % len(given)]
+        examples = Pictures(
+            given[np.arange(len(kept)) % len(given)], examples.prompts, examples.neutral
+        )
+    return Stage(
+        cases, found, examples, _others(original, request, about.examples, sampler), verdict,
+        request.prompts[: request.plain or len(request.prompts)], sampler, len(wanted), too_long,
+        unknown,
+    )  # fmt: skip
+
+
+def _fits(model: DiffusionModel, prompt: str, room: int) -> bool:
+    tokens = model.tokens(prompt)
+    return not tokens.truncated and tokens.count + room <= len(tokens.ids)
+
+
+def _drawn(
+    model: DiffusionModel, cases: Sequence[Case], sampler: Sampler, verdict: Verdict
+) -> tuple[np.ndarray, np.ndarray]:
+    """A model's pictures of cases, and which of them show the concept."""
+    if not cases:
+        return np.zeros((0, 1, 1, 3), np.uint8), np.zeros(0, bool)
+    pictures = draw_cases(model, cases, sampler)
+    return pictures, np.asarray(verdict(pictures, cases), bool)
+
+
+def draw_cases(model: DiffusionModel, cases: Sequence[Case], sampler: Sampler) -> np.ndarray:
+    """[N, H, W, 3] uint8: what a model draws for the cases' prompts, each from its own noise."""
+    import torch
+
+    noise = torch.stack([case.noise(model.latent_shape) for case in cases])
+    return draw(model, model.encode_prompt([case.prompt for case in cases]), noise, sampler)
+
+
+def _others(
+    original: DiffusionModel, request: ConceptRequest, count: int, sampler: Sampler
+) -> Pictures:
+    """The original's pictures of kept captions, evenly spread; of "a picture" if there are none."""
+    prompts = _spread(request.kept("captions"), count) or [NEUTRAL] * count
+    cases = [Case(p, p, p, k) for k, p in enumerate(prompts)]
+    return Pictures(draw_cases(original, cases, sampler), tuple(prompts), tuple(prompts))
+
+
+def _spread(items: Sequence, most: int) -> list:
+    if len(items) <= most:
+        return list(items)
+    return [items[k * len(items) // most] for k in range(most)]
+
+
+def cases_of(request: ConceptRequest, protocol: Protocol, seeds: Sequence[int | str]) -> list[Case]:
+    """Every prompt of the concept with every seed, seed by seed."""
+    if request.kind == "concept":
+        anchor = request.anchor or ""
+        return [Case(p, p, anchor, s) for s in seeds for p in request.prompts]
+    card, grid = protocol.card, protocol.grid
+    if request.kind == "style":
+        cells = [(thing, request.name) for thing in grid.objects]
+        neutral = {thing: _object_alone(card, thing) for thing in grid.objects}
+    else:
+        cells = [(request.name, style) for style in grid.styles]
+        neutral = {style: _style_alone(card, style) for style in grid.styles}
+    return [
+        Case(
+            protocol.prompt(*cell), protocol.prompt(*cell),
+            neutral[cell[0 if request.kind == "style" else 1]], seed,
+            tuple(_other_words(card, request, *cell)),
+        )
+        for seed, cell in product(seeds, cells)
+    ]  # fmt: skip
+
+
+def _object_alone(card: DatasetCard, thing: str) -> str:
+    """A caption that names the object and no style; the longest sentence is the most like a prompt."""
+    sentences = card.object_captions(thing)
+    first = [s for s in sentences if card.object_text(thing) in s]
+    return max(first, key=len, default=card.object_text(thing))
+
+
+def _style_alone(card: DatasetCard, style: str) -> str:
+    sentences = card.style_captions(style)
+    first = [s for s in sentences if card.style_text(style) in s]
+    return max(first, key=len, default=f"{card.style_text(style)} style")
+
+
+def _other_words(card: DatasetCard, request: ConceptRequest, thing: str, style: str):
+    """(sort, text): other sentences with the usual names, and other names in the usual sentence."""
+    names = {"object": card.object_text(thing), "style": card.style_text(style)}
+    for sentence in (*card.paraphrases, *card.held_out_paraphrases):
+        yield "paraphrase", sentence.format(**names)
+    known = card.styles[style] if request.kind == "style" else card.objects[thing]
+    for sort, synonyms in (("synonym", known.names[1:]), ("held-out synonym", known.held_out)):
+        for synonym in synonyms:
+            yield sort, card.template.format(**{**names, request.kind: synonym})
+
+
+def verdict_of(request: ConceptRequest, bench: Bench) -> Verdict:
+    """The protocol's judge as a yes or no; CLIP for a concept in free words.
+
+    Raises:
+        UsageError: if the judge has no class of this name (the nearest is suggested).
+    """
+    if request.kind == "concept":
+        return _clip_verdict(request, bench)
+    judge = bench.judges[request.kind]
+    (column,) = judge.columns([request.name], request.kind)
+
+    def shows(pictures: np.ndarray, cases: Sequence[Case]) -> np.ndarray:
+        return judge.predict(pictures).argmax(axis=1) == column
+
+    return shows
+
+
+def _clip_verdict(request: ConceptRequest, bench: Bench) -> Verdict:
+    texts = bench.texts([request.prompts[0], request.anchor or NEUTRAL])
+    texts = clip_metrics.normalised(texts)
+
+    def shows(pictures: np.ndarray, cases: Sequence[Case]) -> np.ndarray:
+        cosines = clip_metrics.normalised(bench.clip.image_features(pictures)) @ texts.T
+        return cosines[:, 0] > cosines[:, 1]
+
+    return shows
+
+
+def read_pictures(folder: Path, size: int) -> np.ndarray:
+    """[N, size, size, 3] uint8: all pictures of a folder, in the order of their names.
+
+    Raises:
+        UsageError: if there is no such folder, no picture in it, or one cannot be read.
+    """
+    if not Path(folder).is_dir():
+        raise UsageError(f"There is no folder of target pictures {folder}.")
+    paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in PICTURE_FILES)
+    if not paths:
+        raise UsageError(
+            f"{folder} holds no target picture; put some .png or .jpg files there that show the"
+            " concept, or leave --targets out to use the original's own."
+        )
+    pictures = []
+    for path in paths:
+        pixels = Image.fromarray(read_picture(path))
+        pictures.append(np.asarray(pixels.resize((size, size), Image.Resampling.BICUBIC)))
+    return np.stack(pictures)
