@@ -22,7 +22,10 @@ REQUIRED = (
     "pytorch-fid", "safetensors", "numpy", "pandas", "pillow", "pydantic", "pyyaml", "typer",
     "rich", "jinja2", "matplotlib",
 )  # fmt: skip
-OPTIONAL = {"tensorboard": "training curves: pip install 'mu-vision[tensorboard]'"}
+OPTIONAL = {
+    "tensorboard": "training curves: pip install 'mu-vision[tensorboard]'",
+    "nudenet": "the nudity detector: pip install 'mu-vision[nudity]'",
+}
 EMBEDDED = {
     "sd": "the Stable Diffusion pipeline of MiniCanvas",
     "clip": "the CLIP model of MiniCanvas",

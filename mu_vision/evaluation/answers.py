@@ -13,7 +13,7 @@ import json
 import os
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -28,6 +28,7 @@ from .. import files
 from ..data.folders import answer_name, parse_answer_name, read_picture
 from ..errors import CountMismatch, RunError, UsageError
 from ..loop import peak_memory_gb
+from ..models.text import TextStates
 from ..progress import track
 from .plan import Plan, grid_plan
 from .protocol import Protocol
@@ -226,34 +227,74 @@ def _answer_set(plan, pictures, fingerprint, key, seconds, memory) -> AnswerSet:
 
 
 class _Artist:
-    """Draws rows of a plan; every text is encoded once."""
+    """Draws rows of a plan; every text is encoded once, or once a batch for long tables."""
 
     def __init__(self, model: DiffusionModel, protocol: Protocol, plan: Plan):
         self.model, self.protocol, self.plan = model, protocol, plan
-        texts = list(dict.fromkeys(plan.prompts))
-        self.row_of = {text: row for row, text in enumerate(texts)}
-        self.states = model.encode_prompt(texts)
+        self.states = None
+        if plan.remember:
+            texts = list(dict.fromkeys(plan.prompts))
+            self.row_of = {text: row for row, text in enumerate(texts)}
+            self.states = model.encode_prompt(texts)
         negative = protocol.negative
         self.negative = model.encode_prompt([negative]) if negative else None
         channels, height, width = model.latent_shape
+        self.scale = model.pipeline.vae_scale_factor
         if protocol.size:
-            height = width = protocol.size // model.pipeline.vae_scale_factor
+            height = width = protocol.size // self.scale
         self.shape = (channels, height, width)
 
     def draw(self, rows: Sequence[int]) -> np.ndarray:
         """[len(rows), H, W, 3] uint8."""
-        text = self.states[[self.row_of[self.plan.prompts[row]] for row in rows]]
-        latents = self.plan.latents(rows, self.shape).to(self.model.device)
-        half = self.protocol.precision == "bf16"
-        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=half):
-            drawn = self.model.sample(
-                text, latents, steps=self.protocol.steps, guidance=self.protocol.guidance,
-                negative=self.negative,
-            )  # fmt: skip
-            pictures = self.model.decode(drawn)
+        drawn: dict[int, np.ndarray] = {}
+        for places, guidance, size in self.plan.alike(rows):
+            picked = [rows[place] for place in places]
+            drawn.update(zip(places, self._draw(picked, guidance, size), strict=True))
+        pictures = np.stack([drawn[place] for place in range(len(rows))])
         if self.protocol.jpeg_quality:
             pictures = np.stack([_through_jpeg(p, self.protocol.jpeg_quality) for p in pictures])
         return pictures
+
+    def _draw(
+        self, rows: Sequence[int], guidance: float | None, size: tuple[int, int] | None
+    ) -> Iterable[np.ndarray]:
+        """Pictures of one size and guidance; those of their own size are fitted into the set's."""
+        shape = self.shape
+        if size is not None:
+            shape = (shape[0], size[0] // self.scale, size[1] // self.scale)
+        text = self._text(rows)
+        latents = self.plan.latents(rows, shape).to(self.model.device)
+        half = self.protocol.precision == "bf16"
+        guidance = self.protocol.guidance if guidance is None else guidance
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=half):
+            drawn = self.model.sample(
+                text, latents, steps=self.protocol.steps, guidance=guidance,
+                negative=self.negative,
+            )  # fmt: skip
+            pictures = self.model.decode(drawn)
+        if size is None:
+            return pictures
+        return [_fitted(picture, self.scale * max(self.shape[1:])) for picture in pictures]
+
+    def _text(self, rows: Sequence[int]) -> TextStates:
+        texts = [self.plan.prompts[row] for row in rows]
+        if self.states is not None:
+            return self.states[[self.row_of[text] for text in texts]]
+        with torch.no_grad():
+            # each by itself, as encode_prompt does, but nothing is remembered
+            states = {t: self.model.encode_prompt_with_grad([t]) for t in dict.fromkeys(texts)}
+        return TextStates.cat([states[text] for text in texts])
+
+
+def _fitted(picture: np.ndarray, side: int) -> np.ndarray:
+    """A picture scaled until its longer side fits, with black to the right or below."""
+    height, width = picture.shape[:2]
+    longer = max(height, width)
+    if longer != side:
+        size = (max(1, round(width * side / longer)), max(1, round(height * side / longer)))
+        picture = np.array(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
+    below, right = side - picture.shape[0], side - picture.shape[1]
+    return np.pad(picture, ((0, below), (0, right), (0, 0)))
 
 
 def _through_jpeg(picture: np.ndarray, quality: int) -> np.ndarray:

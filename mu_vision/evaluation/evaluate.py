@@ -22,8 +22,9 @@ from .answers import AnswerSet, generate
 from .marks import Bench, Marks, open_bench
 from .measure import Measured, Measurer
 from .plan import concept_plan, grid_plan
+from .prompts import PromptProtocol
 from .protocol import Protocol, load_protocol
-from .quality import check_judges, check_original, collapse
+from .quality import check_judges, check_original, check_requests, collapse
 from .scorecard import Metric, Scorecard
 
 if TYPE_CHECKING:
@@ -35,9 +36,30 @@ _SHELF: OrderedDict[tuple[str, str], tuple[AnswerSet, Marks]] = OrderedDict()
 _SHELF_SIZE = 2
 
 
+def prepare(
+    protocol: Protocol | PromptProtocol,
+    requests: Sequence[ConceptRequest] = (),
+    device: Any = "cpu",
+) -> None:
+    """Load the judges of a protocol now: a missing file should not stop a run after hours.
+
+    Raises:
+        UsageError: if a file is missing, or the requests do not fit the protocol.
+        RunError: if a judge is below the protocol's minimum.
+    """
+    if isinstance(protocol, PromptProtocol):
+        from .shown import open_prompt_bench
+
+        open_prompt_bench(protocol, device)
+        return
+    bench = open_bench(protocol, device)
+    check_judges(bench)
+    check_requests(bench, requests)
+
+
 def evaluate(
     model: DiffusionModel | AnswerSet | str | Path,
-    protocol: Protocol | str | Path = "minicanvas",
+    protocol: Protocol | PromptProtocol | str | Path = "minicanvas",
     request: ConceptRequest | Sequence[ConceptRequest] | None = None,
     original: DiffusionModel | AnswerSet | str | Path | None = None,
     folder: Path | str | None = None,
@@ -51,7 +73,7 @@ def evaluate(
 
     Args:
         model: draws the pictures; or an answer set that was drawn elsewhere.
-        protocol: a protocol, its name, or a YAML file.
+        protocol: a protocol, its name, or a YAML file (of prompts: see ``shown.py``).
         request: what was to be forgotten; several of one kind for several at once; None measures
             accuracies only.
         original: the model before the edit. Its pictures start from the same latents. Give the
@@ -78,6 +100,9 @@ def evaluate(
     model = _loaded(model)
     original = model if twice else _loaded(original)
     requests = _requests(request)
+    if isinstance(protocol, PromptProtocol):
+        places = (folder, original_folder)
+        return _of_prompts(model, protocol, requests, original, places, method, batch, cost)
     bench = open_bench(protocol, _device(model))
     warnings = check_judges(bench)
     keep = folder if original_folder is None else original_folder
@@ -96,6 +121,14 @@ def evaluate(
     for metric in [*_storage(model, original), *_costs(cost)]:
         subject.measured.metrics[metric.name] = metric
     return _scorecard(_name(model), measurer, subject, warnings + said, flags, method)
+
+
+def _of_prompts(model, protocol, requests, original, places, method, batch, cost) -> Scorecard:
+    from .shown import evaluate_prompts
+
+    card = evaluate_prompts(model, protocol, requests, original, *places, method, batch)
+    card.metrics.update((m.name, m) for m in [*_storage(model, original), *_costs(cost)])
+    return card
 
 
 def _compare(

@@ -18,6 +18,8 @@ from .protocol import Protocol, digest
 
 if TYPE_CHECKING:
     from ..request import ConceptRequest
+    from .prompt_table import PromptTable
+    from .prompts import PromptProtocol
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class Plan:
         seeds: [N].
         latent_parts: [N], what ``seeding.noise`` makes each first latent of.
         settings: the sampler's settings, a part of the answer set's key.
+        guidances: [N], where rows have their own; None takes the protocol's.
+        sizes: [N] (height, width) in pixels, where rows have their own; None for the protocol's.
+        remember: keep the states of every text; not for tables of thousands of texts.
     """
 
     prompts: tuple[str, ...]
@@ -41,6 +46,9 @@ class Plan:
     object_names: tuple[str, ...]
     latent_parts: tuple[tuple[str | int, ...], ...]
     settings: dict[str, Any]
+    guidances: tuple[float, ...] | None = None
+    sizes: tuple[tuple[int, int], ...] | None = None
+    remember: bool = True
     _streams: dict[Any, list[torch.Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -49,6 +57,15 @@ class Plan:
     def key(self, fingerprint: str) -> str:
         """Name of the answer set of a model: other pictures, other key."""
         return digest("answers 1", fingerprint, self.settings, self.prompts, self.latent_parts)
+
+    def alike(self, rows: Sequence[int]) -> list[tuple[list[int], float | None, Any]]:
+        """(places in ``rows``, guidance, size) of those that can be drawn as one batch."""
+        groups: dict[Any, list[int]] = {}
+        for place, row in enumerate(rows):
+            guidance = self.guidances[row] if self.guidances else None
+            size = self.sizes[row] if self.sizes else None
+            groups.setdefault((guidance, size), []).append(place)
+        return [(places, *kind) for kind, places in groups.items()]
 
     def latents(self, rows: Sequence[int], shape: tuple[int, int, int]) -> torch.Tensor:
         """First latents [len(rows), C, h, w], float32 on the CPU."""
@@ -110,6 +127,23 @@ def concept_plan(protocol: Protocol, requests: Sequence[ConceptRequest]) -> Plan
     return Plan(tuple(prompts), outside, outside, seeds, (), (), parts, _settings(protocol))
 
 
-def _settings(protocol: Protocol) -> dict[str, Any]:
+def table_plan(protocol: PromptProtocol, table: PromptTable) -> Plan:
+    """The rows of a table, each from the latent that a CPU generator draws with the row's seed.
+
+    Rows of one size and guidance stand together, so that whole batches go through the network.
+    """
+    table = table.pick(table.order)
+    settings = {**_settings(protocol), "guidances": list(table.guidances)}
+    if table.sizes is not None:
+        settings["sizes"] = [list(size) for size in table.sizes]
+    outside = np.full(len(table), -1)
+    return Plan(
+        table.prompts, outside, outside, np.array(table.seeds), (), (),
+        tuple(("shared", seed) for seed in table.seeds), settings, table.guidances, table.sizes,
+        remember=False,
+    )  # fmt: skip
+
+
+def _settings(protocol: Protocol | PromptProtocol) -> dict[str, Any]:
     names = ("steps", "guidance", "negative", "size", "precision", "jpeg_quality")
     return {name: getattr(protocol, name) for name in names}

@@ -16,7 +16,7 @@ from .. import resources
 from ..data.cards import DatasetCard, load_card
 from ..errors import UsageError, unknown
 from ..metrics.rates import Grid
-from ..validation import read_yaml_file, validated
+from ..validation import merged, read_yaml_file, validated
 
 if TYPE_CHECKING:
     from .prompts import PromptProtocol
@@ -123,7 +123,7 @@ class Robustness(Strict):
         most: the first so many cases alone; all by default.
         examples: pictures of the concept (and without it) that attacks may learn from.
         attacks: label -> settings; the label is the attack's name, unless the settings give
-            ``attack``.
+            ``attack``. ``false`` leaves one out.
         never_knew: concept -> model that was trained without it, for the false-alarm floor.
         controls: also attack the original with the name left out, and the model that never knew.
         required_control: below this share of cases on the original a white-box attack is not
@@ -135,7 +135,7 @@ class Robustness(Strict):
     seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
     most: int | None = Field(None, ge=1)
     examples: int = Field(16, ge=1)
-    attacks: dict[str, dict[str, Any] | None] = Field(min_length=1)
+    attacks: dict[str, dict[str, Any] | Literal[False] | None] = Field(min_length=1)
     never_knew: dict[str, str] = {}
     controls: bool = True
     required_control: float = Field(0.95, ge=0, le=1)
@@ -273,8 +273,8 @@ class Protocol(Strict):
         _ = self.grid
 
     def changed(self, changes: Mapping[str, Any], where: str) -> Protocol:
-        """The protocol with some values changed."""
-        return validated(type(self), {**self.model_dump(), **changes}, where)
+        """The protocol with some values changed; of nested ones only those that are given."""
+        return validated(type(self), merged(self.model_dump(), changes), where)
 
 
 def missing_files(name: str, files: Iterable[LocalFile]) -> list[str]:

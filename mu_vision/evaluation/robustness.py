@@ -24,7 +24,7 @@ from ..errors import RunError, UsageError
 from ..metrics.rates import Rate
 from ..validation import validated
 from .cases import Stage, draw_cases, set_stage
-from .marks import Bench
+from .marks import Bench, open_bench
 from .protocol import Protocol, digest
 from .scorecard import Metric
 
@@ -43,11 +43,18 @@ def attacks_of(protocol: Protocol) -> dict[str, Attack]:
     """
     built = {}
     for label, settings in (protocol.robustness.attacks if protocol.robustness else {}).items():
+        if settings is False:
+            continue
         settings = dict(settings or {})
         cls = registry.get("attack", settings.pop("attack", label))
         where = f"protocol {protocol.name}, robustness.attacks.{label}"
         built[label] = validated(cls, settings, where)
     return built
+
+
+def open_judges(protocol: Protocol, device: Any) -> Bench:
+    """The judges of a protocol, loaded once."""
+    return open_bench(protocol, device)
 
 
 class Battery:
@@ -88,9 +95,9 @@ class Battery:
             original, requests[0], protocol, bench,
         )  # fmt: skip
         self.folder, self.announce = folder, announce
-        room = max(getattr(attack, "tokens", 0) for attack in self.attacks.values()
-                   if attack.kind in ("tokens", "embedding")) if any(
-            attack.kind in ("tokens", "embedding") for attack in self.attacks.values()) else 0  # fmt: skip
+        room = max(
+            (getattr(a, "tokens", 0) for a in self.attacks.values() if a.before_prompt), default=0
+        )
         self.stage: Stage = set_stage(original, requests, protocol, bench, room, targets)
         self._before: dict[str, np.ndarray] = {}
 
@@ -101,12 +108,22 @@ class Battery:
             RunError: if a kept result is damaged.
         """
         attacks = {}
+        untouched = victim.fingerprint() == self.original.fingerprint()
         for name, attack in self.attacks.items():
+            if untouched and not attack.headline:
+                continue  # there is nothing to bring back
             record = self._attack(name, attack, victim, label, "victim")
             record["control"] = self._control(name, attack)
             record["floor"] = self._floor(name, attack)
             attacks[name] = record
         return self._summary(attacks, victim)
+
+    @property
+    def judge(self) -> str:
+        """Who says what a picture shows."""
+        if self.request.kind == "concept":
+            return self.bench.clip.name
+        return self.bench.judges[self.request.kind].name
 
     def _summary(self, attacks: dict[str, Any], victim: DiffusionModel) -> dict[str, Any]:
         counted = {name: a for name, a in attacks.items() if a["headline"]}

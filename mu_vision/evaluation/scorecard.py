@@ -98,6 +98,8 @@ class Scorecard:
             of the request's own pictures, if it is in free words.
         settings: the protocol, in full.
         environment: versions and machine.
+        robustness: what the attack battery found (``robustness.Battery.audit``), {} if the model
+            was not attacked.
     """
 
     model: str
@@ -113,6 +115,7 @@ class Scorecard:
     answers: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    robustness: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Metric:
         """The metric of this name.
@@ -190,6 +193,13 @@ class Scorecard:
             if metric.interval is not None:
                 row[f"{name}_low"], row[f"{name}_high"] = metric.interval
         return pd.Series({**row, **self.flags}, name=self.method or self.model)
+
+    def attacked(self, found: dict[str, Any], metrics: Mapping[str, Metric]) -> Scorecard:
+        """The same scorecard with what the attack battery found."""
+        said = [*self.warnings, *found["warnings"]]
+        return replace(
+            self, metrics={**self.metrics, **metrics}, warnings=said, robustness=dict(found)
+        )
 
     def named(self, method: str | None) -> Scorecard:
         """The same scorecard under another method's name."""
