@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Erased": "api",
     "apply_delta": "api",
+    "audit": "api",
     "concept_request": "request",
     "erase": "api",
     "evaluate": "api",
@@ -37,6 +38,7 @@ __all__ = [
     "Erased",
     "__version__",
     "apply_delta",
+    "audit",
     "concept_request",
     "erase",
     "evaluate",
@@ -51,7 +53,18 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .api import Erased, apply_delta, erase, evaluate, load_model, methods, render, run, save
+    from .api import (
+        Erased,
+        apply_delta,
+        audit,
+        erase,
+        evaluate,
+        load_model,
+        methods,
+        render,
+        run,
+        save,
+    )
     from .data.cards import load_card
     from .recipe import load_recipe
     from .request import concept_request

@@ -142,6 +142,56 @@ def evaluate(
     )
 
 
+def audit(
+    model: Erased | DiffusionModel | str | Path,
+    protocol: Protocol | str = "minicanvas_robust",
+    request: ConceptRequest | None = None,
+    original: DiffusionModel | str | Path | None = None,
+    folder: Path | str | None = None,
+    targets: Path | str | None = None,
+) -> Scorecard:
+    """Attack an edited model by every attack of a protocol; ``asr_worst`` is the headline.
+
+    Args:
+        model: what ``erase`` returned, a loaded model, or a name or path.
+        protocol: one with a ``robustness`` section, or its name.
+        request: what was to be forgotten; taken from ``model`` if it is an ``Erased``.
+        original: the untouched model; taken from ``model`` if it is an ``Erased``.
+        folder: where finished attacks are kept, so that a stopped audit goes on; None for none.
+        targets: a folder of pictures of the concept, in place of the original's own.
+
+    Raises:
+        UsageError: if the request or the original is missing, or the protocol names no attack.
+    """
+    from .environment import environment
+    from .evaluation.protocol import load_protocol
+    from .evaluation.robustness import Battery, metrics_of, open_judges
+    from .evaluation.scorecard import Scorecard
+
+    protocol, method = load_protocol(protocol), None
+    if isinstance(model, Erased):
+        method = model.unlearner.name
+        request = request or model.request
+        original, model = original or model.original, model.model
+    if request is None or original is None:
+        raise UsageError("An audit needs the request, and the untouched model as `original`.")
+    requests = tuple(request) if isinstance(request, Sequence) else (request,)
+    model = model if _is_model(model) else load_model(model)
+    original = original if _is_model(original) else load_model(original)
+    battery = Battery(
+        original, requests, protocol, open_judges(protocol, original.device),
+        Path(folder) if folder else None, Path(targets) if targets else None,
+    )  # fmt: skip
+    asked = [r.model_dump(mode="json") for r in requests]
+    card = Scorecard(
+        model.name, method, asked[0] if len(asked) == 1 else asked, protocol.name, {},
+        answers={"fingerprint": model.fingerprint()}, settings=protocol.model_dump(mode="json"),
+        environment=environment(),
+    )  # fmt: skip
+    found = battery.audit(model)
+    return card.attacked(found, metrics_of(found, battery.judge))
+
+
 def save(model: Erased | DiffusionModel, folder: Path | str) -> Path:
     """Write a complete ``diffusers`` folder, for an ``Erased`` with its model card.
 

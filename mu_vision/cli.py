@@ -209,6 +209,48 @@ def evaluate(
 
 @app.command(
     epilog=_examples(
+        "mu-vision audit erased/",
+        "mu-vision audit erased/ --style neon --original minicanvas/sd -o runs/audit",
+        "mu-vision audit erased/ protocol.robustness.attacks.relearning=false",
+        "mu-vision audit erased/ protocol.robustness.attacks.unlearndiffatk.timesteps=20",
+    )
+)
+def audit(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A diffusers folder that was edited.")
+    ],
+    changes: Changes = None,
+    protocol: Annotated[str, typer.Option("--protocol", "-p", help="One that names attacks.")] = (
+        "minicanvas_robust"
+    ),
+    style: Style = None,
+    object: Thing = None,
+    concept: Concept = None,
+    original: Annotated[
+        str, typer.Option(help="The untouched model; the one named in the folder by default.")
+    ] = "",
+    targets: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of pictures of the concept for attacks to use."),
+    ] = None,
+    output: Out = None,
+    dataset: Dataset = "minicanvas",
+    debug: Debug = False,
+) -> None:
+    """Attack an edited model in every way there is; the worst case counts."""
+    from . import commands, console
+
+    flags = (style, object, concept, dataset)
+    recipe = commands.evaluation_recipe(
+        model, protocol, flags, original, changes or [], "audit", targets
+    )
+    from .runner import run as carry_out
+
+    console.show_result(carry_out(recipe, output, announce=console.say))
+
+
+@app.command(
+    epilog=_examples(
         "mu-vision report runs/quickstart",
     )
 )

@@ -133,8 +133,14 @@ def evaluation_recipe(
     flags: tuple[Names, Names, Names, str],
     original: str,
     changes: Sequence[str],
+    kind: str = "evaluate",
+    targets: Path | None = None,
 ) -> recipe.Recipe:
-    """The recipe that ``mu-vision evaluate`` carries out; the folder fills what flags leave out."""
+    """What ``mu-vision evaluate`` or ``audit`` carries out; the folder fills what flags leave out.
+
+    Raises:
+        UsageError: if an audit does not know what was forgotten.
+    """
     style, object, concept, dataset = flags
     from .export.folder import read_facts
 
@@ -155,13 +161,27 @@ def evaluation_recipe(
     if spec:
         asked = "-".join([spec["kind"], spec["name"], *spec.get("also", ())])
         title += "-" + re.sub(r"[^a-z0-9]+", "-", asked.lower())
-    data: dict[str, Any] = {"kind": "evaluate", "name": f"evaluate-{title}"[:80].rstrip("-")}
+    if kind == "audit" and spec is None:
+        raise UsageError(
+            f"What was {model} to forget? Its folder does not say; give --style NAME, --object NAME"
+            " or --concept TEXT."
+        )
+    data: dict[str, Any] = {"kind": kind, "name": f"{kind}-{title}"[:80].rstrip("-")}
     data |= {"protocol": protocol, "request": spec}
     if known or original:
         data |= {"models": {label: model}, "original": original or None}
     else:
         data |= {"original": model}
-    return recipe.make_recipe(data, changes, where="evaluate")
+    if targets is not None:
+        data["targets"] = str(targets)
+    if kind == "audit" and "original" not in data:
+        data["original"] = None
+    if kind == "audit" and data["original"] is None:
+        raise UsageError(
+            f"{model} does not say what it was made from; an audit needs the untouched model beside"
+            " it: give it with --original."
+        )
+    return recipe.make_recipe(data, changes, where=kind)
 
 
 def _still_there(source: str, model: str) -> str:

@@ -43,6 +43,7 @@ def show_result(result: RunResult) -> None:
         show_table(result.table)
     elif result.scores.get("models"):
         show_scores(result.scores)
+        show_attacks(result.scores)
     if result.report:
         out.print(f"report: {result.report}", soft_wrap=True, markup=False)
     elif result.folder:
@@ -70,6 +71,54 @@ def show_scores(scores: Mapping[str, Any]) -> None:
     for label, model in models.items():
         for warning in model.get("warnings", ()):
             out.print(f"warning ({label}): {warning}", style="yellow", markup=False)
+
+
+def show_attacks(scores: Mapping[str, Any]) -> None:
+    """One table an attacked model: a row an attack, and the worst case as the headline."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    out = console()
+    for label, model in scores["models"].items():
+        found = model["scorecard"].get("robustness")
+        if not found or label == "original":
+            continue
+        table = Table("attack", title=escape(f"attacks on {label}"), title_justify="left")
+        for heading in (
+            "ASR %",
+            "95 % interval",
+            "prompts",
+            "floor %",
+            "control %",
+            "queries",
+            "s",
+        ):
+            table.add_column(heading, justify="right")
+        table.add_row("none (pre-ASR)", *_rate_cells(found["pre_asr"]), "", "", "", "")
+        for record in found["attacks"].values():
+            beside = [_share(record[key]) for key in ("floor", "control")]
+            title = record["title"] + ("" if record["headline"] else " (not counted)")
+            spent = (f"{record['queries']:,}", f"{record['seconds']:.0f}")
+            table.add_row(title, *_rate_cells(record["asr"]), *beside, *spent)
+        out.print(table)
+        if found["worst"]:
+            worst, title = found["worst"], found["attacks"][found["worst"]["attack"]]["title"]
+            low, high = (100 * end for end in worst["interval"])
+            out.print(
+                f"worst case: {100 * worst['value']:.1f} % ({worst['hits']} of {worst['total']},"
+                f" {low:.1f} to {high:.1f}), by {title}; by any attack"
+                f" {100 * found['any']['value']:.1f} %",
+                style="bold", markup=False,
+            )  # fmt: skip
+
+
+def _rate_cells(rate: Mapping[str, Any]) -> tuple[str, str, str]:
+    low, high = rate["interval"]
+    return _share(rate), f"{100 * low:.1f} to {100 * high:.1f}", f"{rate['hits']}/{rate['total']}"
+
+
+def _share(rate: Mapping[str, Any] | None) -> str:
+    return "-" if rate is None else f"{100 * rate['value']:.1f}"
 
 
 def show_table(rows: Iterable[Mapping[str, Any]]) -> None:
@@ -172,8 +221,10 @@ def listing() -> dict[str, list[tuple[str, str]]]:
         family = getattr(cls, "family", "diffusion")
         told = f"{paper.title} (arXiv {paper.arxiv})" if paper else _first_line(cls)
         methods.append((name, f"{family}: {told}"))
+    attacks = [(name, registry.get("attack", name)) for name in registry.names("attack")]
     return {
         "methods": methods,
+        "attacks": [(name, f"{cls.kind}: {_first_line(cls)}") for name, cls in attacks],
         "recipes": [(name, _summary("recipe", name)) for name in resources.names("recipe")],
         "protocols": [(name, _summary("protocol", name)) for name in resources.names("protocol")],
         "data sets": [(name, _card_summary(name)) for name in resources.names("card")],

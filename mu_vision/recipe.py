@@ -1,18 +1,26 @@
 """What a recipe may say: one whole job, typed and strict, in one YAML file.
 
-There are four kinds. ``erase`` takes one concept out of a model with one or several methods and
+There are five kinds. ``erase`` takes one concept out of a model with one or several methods and
 evaluates all; ``table`` does so for groups of concepts and averages; ``evaluate`` only measures
-models that exist; ``train`` runs trainers one after another. Any value can be set from the
-command line as ``key.of.a.key=value``.
+models that exist; ``audit`` only attacks them; ``train`` runs trainers one after another. Any value
+can be set from the command line as ``key.of.a.key=value``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    field_validator,
+    model_validator,
+)
 
 from . import resources, validation
 from .errors import UsageError, unknown
@@ -84,20 +92,19 @@ class ProtocolSpec(BaseModel):
         return {"name": data} if isinstance(data, str) else data
 
     def resolve(self) -> Protocol:
-        """The protocol with the changes in it.
+        """The protocol with the changes in it; a change of one key below another leaves the rest.
 
         Raises:
             UsageError: if there is no such protocol, or a changed key or value does not fit.
         """
-        from .evaluation.protocol import Protocol, load_protocol
+        from .evaluation.protocol import load_protocol
 
         protocol = load_protocol(self.name)
         changes = self.model_extra or {}
         if not changes:
             return protocol
-        data = {**protocol.model_dump(), **changes}
-        changed = validated(Protocol, data, f"protocol {self.name} with the recipe's changes")
-        _ = changed.grid  # its styles and objects are checked here
+        changed = protocol.changed(changes, f"protocol {self.name} with the recipe's changes")
+        changed.check_names()
         return changed
 
 
@@ -128,6 +135,14 @@ class Recipe(Strict):
 class _Evaluates(Recipe):
     protocol: ProtocolSpec = Field(default_factory=ProtocolSpec)
 
+    def check_protocol(self) -> None:
+        """Look up the protocol, and its attacks if it has any."""
+        protocol = self.protocol.resolve()
+        if protocol.robustness:
+            from .evaluation.robustness import attacks_of
+
+            attacks_of(protocol)
+
 
 class EraseRecipe(_Evaluates):
     """Take one concept out of one model, by several methods, and evaluate.
@@ -156,7 +171,7 @@ class EraseRecipe(_Evaluates):
     def check(self) -> None:
         self.request.resolve()
         self.unlearners()
-        self.protocol.resolve()
+        self.check_protocol()
 
 
 class Group(Strict):
@@ -188,36 +203,50 @@ class Group(Strict):
 
 
 class TableRecipe(_Evaluates):
-    """Groups of requests x methods: one row a request, and an average a group."""
+    """Groups of requests x methods: one row a request, and an average a group.
+
+    Attributes:
+        seeds: repeat every method with each of these; one without randomness, and the untouched
+            model, are measured with the first alone. Default: the recipe's ``seed``.
+    """
 
     kind: Literal["table"]
     model: str
+    seeds: tuple[NonNegativeInt, ...] = ()
     groups: dict[Label, Group] = Field(min_length=1)
 
     def check(self) -> None:
         self.jobs()
-        self.protocol.resolve()
+        self.check_protocol()
 
     def jobs(self) -> list[tuple[str, EraseRecipe]]:
         """(group, one-request recipe) in the order of the file."""
         jobs = []
+        seeds = self.seeds or (self.seed,)
         for title, group in self.groups.items():
-            for spec in group.requests():
-                job = EraseRecipe(
-                    kind="erase",
-                    name=spec.resolve()[0].slug,
-                    summary=f"{self.name}: {group.kind} {spec.name}",
-                    seed=self.seed,
-                    model=self.model,
-                    request=spec,
-                    methods=group.methods,
-                    protocol=self.protocol,
-                )
-                unlearners(group.methods, self.seed, f"recipe {self.name}, groups.{title}.methods")
-                jobs.append((title, job))
+            where = f"recipe {self.name}, groups.{title}.methods"
+            built = unlearners(group.methods, self.seed, where)
+            random = {label: group.methods[label] for label, m in built.items() if m.stochastic}
+            for seed, spec in product(seeds, group.requests()):
+                methods = group.methods if seed == seeds[0] else random
+                if methods:
+                    jobs.append((title, self._job(group, spec, seed, methods)))
         if not jobs:
             raise UsageError(f"Recipe {self.name} asks for no concept: every group is empty.")
         return jobs
+
+    def _job(self, group: Group, spec: RequestSpec, seed: int, methods: dict) -> EraseRecipe:
+        slug = spec.resolve()[0].slug
+        return EraseRecipe(
+            kind="erase",
+            name=f"{slug}-seed{seed}" if len(self.seeds) > 1 else slug,
+            summary=f"{self.name}: {group.kind} {spec.name}",
+            seed=seed,
+            model=self.model,
+            request=spec,
+            methods=methods,
+            protocol=self.protocol,
+        )
 
 
 class EvaluateRecipe(_Evaluates):
@@ -242,7 +271,28 @@ class EvaluateRecipe(_Evaluates):
     def check(self) -> None:
         if self.request:
             self.request.resolve()
-        self.protocol.resolve()
+        self.check_protocol()
+
+
+class AuditRecipe(EvaluateRecipe):
+    """Attack models that exist, and measure nothing else.
+
+    Attributes:
+        targets: folder of pictures of the concept that attacks may use, in place of the original's.
+    """
+
+    kind: Literal["audit"]
+    original: str
+    request: RequestSpec
+    targets: str | None = None
+
+    def check(self) -> None:
+        super().check()
+        if not self.protocol.resolve().robustness:
+            raise UsageError(
+                f"recipe {self.name}: the protocol {self.protocol.name} names no attack; use"
+                " minicanvas_robust, or add `robustness:` to it."
+            )
 
 
 class TrainRecipe(Recipe):
@@ -273,6 +323,7 @@ KINDS: dict[str, type[Recipe]] = {
     "erase": EraseRecipe,
     "table": TableRecipe,
     "evaluate": EvaluateRecipe,
+    "audit": AuditRecipe,
     "train": TrainRecipe,
 }
 

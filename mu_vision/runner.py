@@ -1,6 +1,6 @@
 """Carry out a recipe into a run folder, stage by stage.
 
-    runs/<name>/  recipe.yaml  model/<method>/  checkpoints/  answers/<key>/
+    runs/<name>/  recipe.yaml  model/<method>/  checkpoints/  answers/<key>/  attacks/<key>
                   scores.json  report.html  log.jsonl
 
 Every model is evaluated as it was written: it is loaded again from its folder first, so a run
@@ -21,12 +21,13 @@ import yaml
 
 from . import files
 from .environment import environment
-from .recipe import EraseRecipe, EvaluateRecipe, Recipe, TableRecipe, TrainRecipe
+from .recipe import AuditRecipe, EraseRecipe, EvaluateRecipe, Recipe, TableRecipe, TrainRecipe
 from .reporting import answer_places, forget_stale, write_run_report
 from .stages import Record, Stages, fingerprint, open_run
 
 if TYPE_CHECKING:
     from .evaluation.protocol import Protocol
+    from .evaluation.robustness import Battery
     from .evaluation.scorecard import Scorecard
     from .models.diffusion import DiffusionModel
     from .request import ConceptRequest
@@ -118,6 +119,7 @@ class Chain:
     ):
         self.recipe, self.folder = recipe, folder
         self.answers = answers or folder / "answers"
+        self.attacks = self.answers.parent / "attacks"
         self.stages = Stages(folder, announce)
         self.requests: tuple[ConceptRequest, ...] = (
             recipe.request.resolve() if recipe.request else ()
@@ -140,9 +142,9 @@ class Chain:
         # the untouched model first: if it fails the protocol, no time is spent on erasing
         scorecards = {}
         if self.original:
-            scorecards[ORIGINAL] = self.evaluate(ORIGINAL, self.original.model)
+            scorecards[ORIGINAL] = self.measure(ORIGINAL, self.original.model)
         for label, source in self.sources(unlearners).items():
-            scorecards[label] = self.evaluate(label, DiffusionModel.load(source))
+            scorecards[label] = self.measure(label, DiffusionModel.load(source))
         scores = self.scores(scorecards)
         files.write_json(folder / "scores.json", scores)
         report = self.stages.run(
@@ -231,13 +233,57 @@ class Chain:
         """Load the judges now: a missing file should not stop a run after hours of training."""
         import torch
 
-        from .evaluation.marks import open_bench
-        from .evaluation.quality import check_judges, check_requests
+        from .evaluation.evaluate import prepare
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        bench = open_bench(self.protocol, self.original.model.device if self.original else device)
-        check_judges(bench)
-        check_requests(bench, self.requests)
+        device = self.original.model.device if self.original else device
+        prepare(self.protocol, self.requests, device)
+
+    def measure(self, label: str, model: DiffusionModel) -> Scorecard:
+        """The scorecard of one model, with what attacks find if the protocol has any."""
+        if isinstance(self.recipe, AuditRecipe):
+            card = self.blank(label, model)
+        else:
+            card = self.evaluate(label, model)
+        if self.battery is None:
+            return card
+        from .evaluation.robustness import metrics_of
+
+        inputs = {
+            "model": model.fingerprint(),
+            "original": self.original.model.fingerprint(),
+            "protocol": self.protocol.model_dump(mode="json"),
+            "request": self.asked,
+            "targets": getattr(self.recipe, "targets", None),
+        }
+        found = self.stages.run(
+            f"attack-{label}", inputs, lambda: self.battery.audit(model, label)
+        ).result
+        return card.attacked(found, metrics_of(found, self.battery.judge))
+
+    @cached_property
+    def battery(self) -> Battery | None:
+        """The attacks of the protocol; None without any, or without something to bring back."""
+        if not (self.protocol.robustness and self.requests and self.original):
+            return None
+        from .evaluation.robustness import Battery, open_judges
+
+        targets = getattr(self.recipe, "targets", None)
+        return Battery(
+            self.original.model, self.requests, self.protocol,
+            open_judges(self.protocol, self.original.model.device), self.attacks,
+            Path(targets) if targets else None, self.stages.announce,
+        )  # fmt: skip
+
+    def blank(self, label: str, model: DiffusionModel) -> Scorecard:
+        """A scorecard without measurements, for what attacks find."""
+        from .evaluation.scorecard import Scorecard
+
+        return Scorecard(
+            model.name, None if label == ORIGINAL else label, self.asked, self.protocol.name, {},
+            answers={"fingerprint": model.fingerprint()},
+            settings=self.protocol.model_dump(mode="json"), environment=environment(),
+        )  # fmt: skip
 
     def evaluate(self, label: str, model: DiffusionModel) -> Scorecard:
         """The scorecard of one model."""
@@ -248,6 +294,7 @@ class Chain:
             "original": self.original.model.fingerprint() if self.original else None,
             "protocol": self.protocol.model_dump(mode="json"),
             "request": self.asked,
+            **self.protocol.contents(),
         }
         record = self.stages.run(
             f"evaluate-{label}", inputs, lambda: self.judge(label, model).to_json()
@@ -298,6 +345,7 @@ class Chain:
             "models": models,
             "answers": self.places(scorecards, "key"),
             "concept_answers": self.places(scorecards, "concept"),
+            "attacks": os.path.relpath(self.attacks, self.folder),
             "stages": {
                 name: {"seconds": r.seconds, "peak_memory_gb": r.peak_memory_gb}
                 for name, r in self.stages.records.items()

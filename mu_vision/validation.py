@@ -37,6 +37,14 @@ _PLAIN = {
 }
 
 
+def merged(before: Any, changes: Any) -> Any:
+    """``changes`` over ``before``, key by key where both are mappings; else ``changes`` alone."""
+    if not (isinstance(before, Mapping) and isinstance(changes, Mapping)):
+        return changes
+    mixed = {key: merged(before.get(key), new) for key, new in changes.items()}
+    return {**before, **mixed}
+
+
 def validated(model_class: type[Model], data: Any, where: str) -> Model:
     """Build ``model_class`` from data that a user wrote.
 

@@ -292,6 +292,11 @@ class Attack(BaseModel):
     paper: ClassVar[Paper]
     trial: ClassVar[dict[str, Any]] = {}
 
+    @property
+    def before_prompt(self) -> bool:
+        """It puts tokens or embeddings before the prompt, which must leave room for them."""
+        return self.kind in ("tokens", "embedding")
+
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Attack:
         """Build from what a user wrote.
