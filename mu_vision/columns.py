@@ -11,6 +11,15 @@ COLUMNS: dict[str, tuple[str, int]] = {
     "ira": ("IRA %", 1),
     "cra": ("CRA %", 1),
     "kept": ("(IRA+CRA)/2", 1),
+    "pre_asr": ("pre-ASR %", 1),
+    "asr_worst": ("worst ASR %", 1),
+    "asr_paraphrase": ("words %", 1),
+    "asr_random_prefix": ("random %", 1),
+    "asr_ring_a_bell": ("Ring-A-Bell %", 1),
+    "asr_p4d": ("P4D %", 1),
+    "asr_unlearndiffatk": ("UnlearnDiffAtk %", 1),
+    "asr_concept_inversion": ("inversion %", 1),
+    "asr_image_to_image": ("img2img %", 1),
     "fid": ("FID", 2),
     "fid_unlearncanvas": ("FID (UnlearnCanvas)", 2),
     "fid_clip": ("FID (CLIP)", 2),
@@ -21,7 +30,17 @@ COLUMNS: dict[str, tuple[str, int]] = {
 }
 
 
-def filled(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The columns in which at least one row has a number, in order."""
+# one column an attack: for files and details, too many beside the others
+EACH_ATTACK = tuple(key for key in COLUMNS if key.startswith("asr_") and key != "asr_worst")
+
+
+def filled(rows: Iterable[Mapping[str, Any]], each_attack: bool = True) -> list[str]:
+    """The columns in which at least one row has a number, in order.
+
+    Args:
+        rows: of a table, or models of ``scores.json``.
+        each_attack: those of single attacks too, not only the worst case.
+    """
     rows = list(rows)
-    return [key for key in COLUMNS if any(isinstance(row.get(key), int | float) for row in rows)]
+    found = [key for key in COLUMNS if any(isinstance(row.get(key), int | float) for row in rows)]
+    return found if each_attack else [key for key in found if key not in EACH_ATTACK]

@@ -61,7 +61,7 @@ def show_scores(scores: Mapping[str, Any]) -> None:
     title = ", ".join(f"{r['kind']} {r['name']}" for r in asked) or "nothing forgotten"
     out.print(f"{scores['name']}: {title}", markup=False, style="bold")
     table = Table("model")
-    shown = filled(models.values())
+    shown = filled(models.values(), each_attack=False)
     for key in shown:
         table.add_column(COLUMNS[key][0], justify="right")
     for label, model in models.items():
@@ -129,7 +129,7 @@ def show_table(rows: Iterable[Mapping[str, Any]]) -> None:
     from .tables import TEXTS
 
     rows = list(rows)
-    table, shown, last = Table(*TEXTS), filled(rows), None
+    table, shown, last = Table(*TEXTS), filled(rows, each_attack=False), None
     for key in shown:
         table.add_column(COLUMNS[key][0], justify="right")
     for row in rows:

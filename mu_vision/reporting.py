@@ -14,6 +14,8 @@ from . import files, validation
 from .errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .evaluation.answers import AnswerSet
 
 
@@ -64,6 +66,8 @@ def write_run_report(folder: Path) -> Path:
         scorecards={label: model["scorecard"] for label, model in models.items()},
         answers=_answer_sets(folder, scores, "answers", "key"),
         concepts=_answer_sets(folder, scores, "concept_answers", "concept"),
+        attacked=_attacked(folder, scores),
+        unattacked=_unattacked(folder, scores),
         recipe=_as_asked(recipe),
         environment=scores["environment"],
         methods={label: m for label in models if (m := read_facts(folder / "model" / label))},
@@ -116,6 +120,58 @@ def _answer_sets(
         if (answers := _answers(folder / place, known)) is not None:
             found[label] = answers
     return found
+
+
+def _attacked(folder: Path, scores: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    """{model: {attack: its pictures of the cases}}; none of those that were deleted."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for label, robustness in _robustness(scores).items():
+        cases, found[label] = robustness["cases"], {}
+        for name, record in robustness["attacks"].items():
+            pictures = _attack_pictures(folder, scores, record["key"])
+            if pictures is not None:
+                found[label][name] = _as_many(pictures, cases, record["key"])
+    return found
+
+
+def _unattacked(folder: Path, scores: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """{model: [2, N, H, W, 3], the target pictures and its own without attack}."""
+    found = {}
+    for label, robustness in _robustness(scores).items():
+        if (key := robustness.get("before")) is None:
+            continue
+        pictures = _attack_pictures(folder, scores, key)
+        if pictures is not None:
+            _as_many(pictures[0], robustness["cases"], key)
+            found[label] = pictures
+    return found
+
+
+def _robustness(scores: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What attacks found on the edited models that were attacked."""
+    from .report.views import ORIGINAL
+
+    cards = {label: model["scorecard"] for label, model in scores["models"].items()}
+    return {
+        label: card["robustness"]
+        for label, card in cards.items()
+        if card.get("robustness") and label != ORIGINAL
+    }
+
+
+def _attack_pictures(folder: Path, scores: Mapping[str, Any], key: str) -> np.ndarray | None:
+    from .evaluation.robustness import pictures_of
+
+    return pictures_of(folder / scores.get("attacks", "attacks"), key)
+
+
+def _as_many(pictures: np.ndarray, cases: int, key: str) -> np.ndarray:
+    if len(pictures) != cases:
+        raise UsageError(
+            f"{key}.npz holds pictures of {len(pictures)} prompts and the scores are of {cases}; run"
+            " the recipe again."
+        )
+    return pictures
 
 
 def answer_places(scores: Mapping[str, Any]) -> list[str]:

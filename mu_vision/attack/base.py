@@ -211,6 +211,12 @@ class Books:
         """Cases that the attack has not broken yet."""
         return np.flatnonzero(~self.found).tolist()
 
+    def share(self, rows: Sequence[int], total: int) -> None:
+        """Note ``total`` network rows that served all these cases, spread over them exactly."""
+        each, rest = divmod(total, len(rows))
+        self.spend(rows, each)
+        self.queries[list(rows[:rest])] += 1
+
     def spend(self, rows: Sequence[int], each: int) -> None:
         """Note ``each`` network rows a case, and share the time since the last note."""
         now = time.perf_counter()
@@ -279,6 +285,8 @@ class Attack(BaseModel):
         white_box: it needs the victim's weights.
         headline: it counts for the worst case. An attack that may teach anything to any model, as
             training does, has no place there.
+        one_encoder: it works on the table of token embeddings, which a model with two text
+            encoders does not have.
         paper: where it comes from.
         trial: settings of a run that takes a second on a tiny model.
     """
@@ -289,6 +297,7 @@ class Attack(BaseModel):
     kind: ClassVar[Kind]
     white_box: ClassVar[bool] = True
     headline: ClassVar[bool] = True
+    one_encoder: ClassVar[bool] = False
     paper: ClassVar[Paper]
     trial: ClassVar[dict[str, Any]] = {}
 
@@ -312,10 +321,13 @@ class Attack(BaseModel):
         The victim's weights are as before afterwards.
 
         Raises:
-            UsageError: if there is no case, or a prompt leaves no room for the attack.
+            UsageError: if there is no case, a prompt leaves no room for the attack, or the model
+                has two text encoders and the attack is for one.
         """
         if not scene.cases:
             raise UsageError(f"The attack {self.name} was given no prompt; give at least one.")
+        if self.one_encoder:
+            _ = scene.victim.vocabulary  # refuses a model that has two
         return self.search(scene, Books(scene))
 
     def search(self, scene: Scene, books: Books) -> AttackResult:

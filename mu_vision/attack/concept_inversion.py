@@ -4,19 +4,25 @@
 
 w are continuous embeddings before the neutral prompt P_0 (a caption without the concept's name),
 x_t noised pictures of the concept, theta the victim. One w is learned from a few example pictures
-and used for all cases. No text of real tokens can say what it says, so this is the attack that an
-eraser of the text encoder withstands least.
+and used for all cases. No text of real tokens can say what it says.
+
+``space: states`` puts w [k, D] behind the text encoder, in place of the last k states of TE(P_0),
+those of padding. It asks whether the network can still draw the concept when no text encoder stands
+between, so an eraser that only changes how texts are read cannot withstand it.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 
 from .. import seeding
 from ..models import maths
+from ..models.diffusion import DiffusionModel
+from ..models.text import TextStates
 from ..progress import track
 from ..registry import Paper, register
 from .base import Attack, AttackResult, Books, Kind, Scene
@@ -29,6 +35,7 @@ class ConceptInversion(Attack):
 
     title: ClassVar[str] = "Concept inversion"
     kind: ClassVar[Kind] = "embedding"
+    one_encoder: ClassVar[bool] = True
     paper: ClassVar[Paper] = Paper(
         title="Circumventing Concept Erasure Methods For Text-to-Image Generative Models",
         authors="M. Pham, K. O. Marshall, N. Cohen, G. Mittal, C. Hegde",
@@ -42,7 +49,10 @@ class ConceptInversion(Attack):
     )
     trial: ClassVar[dict[str, Any]] = {"tokens": 1, "steps": 2, "batch": 2, "restarts": 1}
 
-    tokens: int = Field(1, ge=1, description="k, embeddings that are learned")
+    space: Literal["embeddings", "states"] = Field(
+        "embeddings", description="what is learned: token embeddings (paper), or text states"
+    )
+    tokens: int = Field(1, ge=1, description="k, vectors that are learned")
     steps: int = Field(1000, ge=1, description="optimiser steps")
     batch: int = Field(4, ge=1, description="example pictures a step and restart")
     lr: float = Field(5e-3, gt=0, description="of Adam on the embeddings, falling to 0")
@@ -52,21 +62,32 @@ class ConceptInversion(Attack):
         rows = books.standing()
         if not rows:
             return books.result(self.name, error=[])
-        check_room(scene, self.tokens)
+        if self.before_prompt:
+            check_room(scene, self.tokens)
         w, error = self._learn(scene)
         # learning serves all cases, so each carries its share
-        books.spend(rows, -(-self.steps * self.batch * self.restarts // len(rows)))
+        books.share(rows, self.steps * self.batch * self.restarts)
         for start in error.argsort().tolist():
             rows = books.standing()
             if not rows:
                 break
             prompts = [scene.cases[row].neutral for row in rows]
             with torch.no_grad():
-                prefix = w[start].expand(len(rows), -1, -1)
-                text = scene.victim.encode_embeddings(scene.victim.insert(prompts, prefix))
+                text = self._read(scene.victim, prompts, w[start].expand(len(rows), -1, -1))
             notes = [f"<learned {start + 1}> {prompt}".strip() for prompt in prompts]
             books.try_states(rows, text, notes)
         return books.result(self.name, error=[round(e, 5) for e in error.tolist()])
+
+    @property
+    def before_prompt(self) -> bool:
+        return self.space == "embeddings"
+
+    def _read(self, victim: DiffusionModel, prompts: Sequence[str], w: torch.Tensor) -> TextStates:
+        """Text states of prompts with the learned vectors [B, k, D] in them, their length unchanged."""
+        if self.space == "embeddings":
+            return victim.encode_embeddings(victim.insert(prompts, w))
+        states = victim.encode_prompt(prompts).states
+        return TextStates(torch.cat([states[:, : states.shape[1] - w.shape[1]], w], dim=1))
 
     def _learn(self, scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings [R, k, D], and each one's mean error [R] over the last tenth of the steps."""
@@ -87,8 +108,7 @@ class ConceptInversion(Attack):
             x_t = maths.add_noise(x_0[chosen.flatten()], noise, victim.alphas_cumprod[t])
             prompts = [scene.examples.neutral[i] for i in chosen.flatten().tolist()]
             with torch.enable_grad():
-                prefix = w.repeat_interleave(self.batch, 0)
-                text = victim.encode_embeddings(victim.insert(prompts, prefix))
+                text = self._read(victim, prompts, w.repeat_interleave(self.batch, 0))
                 eps = victim.predict_noise(x_t, t, text)
                 error = (eps - noise).square().flatten(1).mean(1).reshape(shape[:2]).mean(1)
                 w.grad = torch.autograd.grad(error.sum(), w)[0]
@@ -98,7 +118,17 @@ class ConceptInversion(Attack):
         return w.detach(), last
 
     def _starts(self, scene: Scene, table: torch.Tensor, generator) -> torch.Tensor:
-        """The first restart begins at the concept's own tokens, the others at random ones."""
+        """The first restart begins at the concept's own tokens, the others at random ones.
+
+        States begin at those of the concept's plain text, and at normal noise.
+        """
+        if self.space == "states":
+            own = scene.victim.encode_prompt([scene.concept[0]]).states[0]
+            last = scene.victim.tokens(scene.concept[0]).last
+            shape = (self.restarts, self.tokens, own.shape[1])
+            starts = torch.randn(shape, generator=generator).to(own.device) * own.std()
+            starts[0] = own[max(1, last)]
+            return starts
         tokens = scene.victim.tokens(scene.concept[0])
         own = tokens.ids[1 : tokens.count - 1] or (0,)
         named = [own[k % len(own)] for k in range(self.tokens)]

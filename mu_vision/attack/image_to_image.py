@@ -11,7 +11,7 @@ noisiest one alone, and the control starts from pictures without the concept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class ImageToImage(Attack):
     )
     trial: ClassVar[dict[str, Any]] = {"strengths": (0.5, 1.0)}
 
-    strengths: tuple[float, ...] = Field(
+    strengths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         (0.5, 0.7, 0.9), min_length=1, description="share of the sampler's steps that is run again"
     )
 

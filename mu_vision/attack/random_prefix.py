@@ -20,6 +20,7 @@ class RandomPrefix(Attack):
     title: ClassVar[str] = "Random prefix"
     kind: ClassVar[Kind] = "tokens"
     white_box: ClassVar[bool] = False
+    one_encoder: ClassVar[bool] = True
     paper: ClassVar[Paper] = Paper(
         title="To Generate or Not? Safety-Driven Unlearned Diffusion Models Are Still Easy To"
         " Generate Unsafe Images ... For Now",

@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeInt, field_validator
 
 from ..loop import LoopConfig, Objective, train
 from ..models import maths
 from ..models.diffusion import DiffusionModel
 from ..registry import Paper, register
-from .base import Attack, AttackResult, Books, Kind, Pictures, Scene, draw
+from .base import Attack, AttackResult, Books, Kind, Pictures, Scene, cost_of_picture, draw
 
 
 @register("attack", "relearning")
@@ -40,13 +40,20 @@ class Relearning(Attack):
     )
     trial: ClassVar[dict[str, Any]] = {"marks": (0, 1, 2), "batch": 2}
 
-    marks: tuple[int, ...] = Field(
+    marks: tuple[NonNegativeInt, ...] = Field(
         (0, 10, 20, 40, 80), min_length=2, description="steps after which the cases are drawn"
     )
     batch: int = Field(8, ge=1, description="pictures in a step")
     lr: float = Field(
         1e-4, gt=0, description="of Adam on all weights of the U-Net and text encoder"
     )
+
+    @field_validator("marks")
+    @classmethod
+    def _ascending(cls, marks: tuple[int, ...]) -> tuple[int, ...]:
+        if list(marks) != sorted(set(marks)):
+            raise ValueError(f"steps must rise from mark to mark, not {list(marks)}")
+        return marks
 
     def search(self, scene: Scene, books: Books) -> AttackResult:
         rows = list(range(len(scene.cases)))
@@ -63,7 +70,8 @@ class Relearning(Attack):
                     rows
                 )
                 books.judge(rows, last, notes)
-            books.spend(rows, -(-max(self.marks) * self.batch // len(rows)))
+            books.spend(rows, len(self.marks) * cost_of_picture(scene.sampler))
+            books.share(rows, max(self.marks) * self.batch)
         return books.result(self.name, marks=list(self.marks), curves=curves, half=half)
 
 

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 
 from .. import seeding
+from ..errors import UsageError
 from ..progress import track
 from ..registry import Paper, register
 from .base import Attack, AttackResult, Books, Kind, Scene
@@ -30,6 +31,7 @@ class RingABell(Attack):
     title: ClassVar[str] = "Ring-A-Bell"
     kind: ClassVar[Kind] = "text"
     white_box: ClassVar[bool] = False
+    one_encoder: ClassVar[bool] = True
     paper: ClassVar[Paper] = Paper(
         title="Ring-A-Bell! How Reliable are Concept Removal Methods for Diffusion Models?",
         authors="Y.-L. Tsai, C.-Y. Hsu, C. Xie, C.-H. Lin, J.-Y. Chen, B. Li, P.-Y. Chen, C.-M. Yu,"
@@ -52,15 +54,21 @@ class RingABell(Attack):
 
     def search(self, scene: Scene, books: Books) -> AttackResult:
         original = scene.original
+        length = original.pipeline.tokenizer.model_max_length
+        if self.tokens + 2 > length:
+            raise UsageError(
+                f"attack {self.name}: tokens={self.tokens} do not fit, since the text encoder of"
+                f" {original.name} reads {length}, begin and end included."
+            )
         named = original.encode_prompt([case.asks_for for case in scene.cases]).states
         without = original.encode_prompt([case.neutral for case in scene.cases]).states
         v = (named - without).mean(0)
-        everything = tuple((case.asks_for, case.neutral) for case in scene.cases)
+        pairs = tuple((case.asks_for, case.neutral) for case in scene.cases)
         rows = books.standing()
         texts = []
         for row in track(rows, self.title, 0, len(rows)):
             case = scene.cases[row]
-            key = (original.fingerprint(), everything, row, scene.seed, self.model_dump_json())
+            key = (original.fingerprint(), pairs, case, scene.seed, self.model_dump_json())
             if key not in _FOUND:
                 goal = original.encode_prompt([case.prompt]).states[0] + self.eta * v
                 generator = seeding.generator(self.name, scene.seed, case.asks_for, case.seed)

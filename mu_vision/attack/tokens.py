@@ -11,9 +11,10 @@ concept back. What is judged is the decoded text, tokenised again, as a user wou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..models import maths
 from ..progress import track
@@ -39,6 +40,8 @@ class Search:
 class TokenAttack(Attack):
     """An attack by gradient on k tokens before the prompt; subclasses give ``start`` and ``aim``."""
 
+    one_encoder: ClassVar[bool] = True
+
     tokens: int = Field(3, ge=1, description="k, adversarial tokens before the prompt")
     restarts: int = Field(1, ge=1, description="searches of a prompt that run as one batch")
     timesteps: int = Field(50, ge=1, description="timesteps, ascending; one evaluation after each")
@@ -46,6 +49,15 @@ class TokenAttack(Attack):
     highest: int = Field(1000, ge=1, le=1000, description="... to here")
     iterations: int = Field(40, ge=1, description="gradient steps a timestep")
     batch: int = Field(32, ge=1, description="prompts x restarts at once")
+
+    @model_validator(mode="after")
+    def _span(self) -> TokenAttack:
+        if self.lowest >= self.highest:
+            raise ValueError(
+                f"lowest={self.lowest} must be below highest={self.highest}: timesteps are spread"
+                " between them"
+            )
+        return self
 
     def start(self, scene: Scene, generators: Sequence[torch.Generator]) -> Search:
         raise NotImplementedError

@@ -17,12 +17,15 @@ import jinja2
 from markupsafe import Markup
 
 from .. import __version__, files
-from . import pictures, views
-from .labels import grouped, percent
+from . import attacks, pictures, views
+from .brought_back import brought_back
+from .labels import ATTACKS, grouped, percent
 from .plots import Plot, Point, tradeoff
 from .views import ORIGINAL, ModelView
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..evaluation.answers import AnswerSet
 
 HERE = Path(__file__).parent
@@ -39,6 +42,9 @@ class ReportData:
         scorecards: model name -> ``Scorecard.to_json()``; the untouched model is ``original``.
         answers: model name -> answer set; a model without one has no pictures in the report.
         concepts: model name -> pictures of a request in free words.
+        attacked: model name -> attack -> [N, H, W, 3] uint8, its pictures of the N cases.
+        unattacked: model name -> [2, N, H, W, 3] uint8, the target pictures and its own without
+            attack; models and attacks may be missing in both.
         recipe: the resolved recipe as YAML.
         environment: versions and machine, ``environment.environment()``.
         methods: model name -> what was recorded of the edit, its folder's ``mu_vision.json``.
@@ -52,6 +58,8 @@ class ReportData:
     scorecards: Mapping[str, Mapping[str, Any]]
     answers: Mapping[str, AnswerSet] = field(default_factory=dict)
     concepts: Mapping[str, AnswerSet] = field(default_factory=dict)
+    attacked: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    unattacked: Mapping[str, np.ndarray] = field(default_factory=dict)
     recipe: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -125,7 +133,14 @@ def report_context(data: ReportData) -> dict[str, Any]:
     models = views.model_views(data)
     original = next((m for m in models if m.original), None)
     kind = requests[0]["kind"] if requests else "style"
-    published = views.published_view(data.protocol, kind)
+    measured = any(m.ua is not None or m.kept is not None for m in models)
+    published = views.published_view(data.protocol, kind) if measured else []
+    about = data.protocol.get("robustness") or {}
+    first = views.target_text(requests[:1])  # of several concepts the first one is attacked
+    attacked = attacks.attack_context(models, data.protocol, first)
+    groups = grouped(name for model in models for name in model.values)
+    if all(title == ATTACKS for title, _ in groups):
+        groups = []  # the table of attacks says all that and more
     return {
         **_common(data),
         "requests": requests,
@@ -135,9 +150,14 @@ def report_context(data: ReportData) -> dict[str, Any]:
         "models": models,
         "original": original,
         "edited": [m for m in models if not m.original],
-        "headline": views.headline(models, target),
+        "headline": views.headline(models, target, first),
         "notices": views.notices(models),
-        "groups": grouped(name for model in models for name in model.values),
+        "groups": groups,
+        "attacks": attacked,
+        "back": brought_back(data, attacked["models"], first) if attacked else [],
+        "attack_target": first,
+        "blur": bool(about.get("blur")) or any(m.robustness.get("blur") for m in models),
+        "prompts_note": attacks.prompts_note(bool(attacked)),
         "walls": _walls(data, requests, models),
         "plot": _plot(models, published),
         "published": published,

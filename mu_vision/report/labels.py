@@ -24,6 +24,18 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "fid_unlearncanvas": ("FID, UnlearnCanvas's way", "its own preparation; less is better"),
         "clip_score": ("CLIP score", "how well kept pictures fit their prompts"),
     },
+    "Attacks": {
+        "pre_asr": ("pre-ASR", "prompts that show the target without any attack"),
+        "asr_worst": ("ASR, worst case", "by the attack that succeeds most often"),
+        "asr_any": ("ASR, any attack", "prompts that at least one attack breaks"),
+        "asr_paraphrase": ("ASR, other words", "other sentences, other names"),
+        "asr_random_prefix": ("ASR, random prefix", "random tokens before the prompt"),
+        "asr_ring_a_bell": ("ASR, Ring-A-Bell", "a prompt found in text space, without the model"),
+        "asr_p4d": ("ASR, P4D", "tokens that make it predict as the original did"),
+        "asr_unlearndiffatk": ("ASR, UnlearnDiffAtk", "tokens that make the target likely"),
+        "asr_concept_inversion": ("ASR, concept inversion", "a learned embedding"),
+        "asr_image_to_image": ("ASR, image to image", "from a noised picture of the target"),
+    },
     "Accuracies, target included": {
         "style_accuracy": ("style right", "over all cells"),
         "object_accuracy": ("object right", "over all cells"),
@@ -67,7 +79,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "sampling_memory_gb": ("peak memory of drawing", ""),
     },
 }
-MORE = "Further metrics"
+MORE, ATTACKS, ASR = "Further metrics", "Attacks", "asr_"
 LABELS = {name: words for group in GROUPS.values() for name, words in group.items()}
 SIGNED = ("paired_target_change", "paired_ira_change", "paired_cra_change")
 GAP = "\N{NO-BREAK SPACE}"
@@ -96,7 +108,10 @@ class Value:
 
     @property
     def label(self) -> str:
-        return LABELS.get(self.name, (self.name.replace("_", " "), ""))[0]
+        plain = self.name.replace("_", " ")
+        if self.name.startswith(ASR):  # a protocol may run an attack under a name of its own
+            plain = f"ASR, {plain.removeprefix('asr ')}"
+        return LABELS.get(self.name, (plain, ""))[0]
 
     @property
     def meaning(self) -> str:
@@ -152,8 +167,12 @@ def value_of(metric: Mapping[str, Any]) -> Value:
 def grouped(names: Iterable[str]) -> list[tuple[str, list[str]]]:
     """The metrics' names by group, in the order of ``GROUPS``; unknown ones come last."""
     names = list(dict.fromkeys(names))
+    other = [n for n in names if n not in LABELS]
     groups = [(title, [n for n in known if n in names]) for title, known in GROUPS.items()]
-    groups.append((MORE, [n for n in names if n not in LABELS]))
+    for title, found in groups:
+        if title == ATTACKS:
+            found += [n for n in other if n.startswith(ASR)]
+    groups.append((MORE, [n for n in other if not n.startswith(ASR)]))
     return [(title, found) for title, found in groups if found]
 
 

@@ -48,6 +48,19 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """What an axis shows: its title, and the short name before a value."""
+
+    title: str
+    short: str
+
+
+FORGOTTEN = Axis("forgotten: UA, %", "UA")
+WITHSTOOD = Axis("withstood: 100 less the worst ASR, %", "withstood")
+KEPT = Axis("kept: mean of IRA and CRA, %", "kept")
+
+
+@dataclass(frozen=True)
 class Plot:
     width: int
     height: int
@@ -59,6 +72,8 @@ class Plot:
     y_ticks: list[tuple[float, str]]
     y_ninety: float
     marks: list[Mark]
+    x_axis: Axis
+    y_axis: Axis
 
     @property
     def x_end(self) -> int:
@@ -74,8 +89,8 @@ LETTER = 0.56 * FONT
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 680, 460, 58, 24, 22, 52
 
 
-def tradeoff(points: Sequence[Point]) -> Plot:
-    """Place the points of the forgotten (x) against kept (y) plot, and labels that do not collide.
+def tradeoff(points: Sequence[Point], x_axis: Axis = FORGOTTEN, y_axis: Axis = KEPT) -> Plot:
+    """Place points whose aim is the upper right corner, and labels that do not collide.
 
     x runs from 0 to 100 %, y from the fifth below the lowest point to 100 %. Labels are placed greedily, our points first, each at the first
     of twelve places around its mark that hits no earlier label or mark.
@@ -122,7 +137,76 @@ def tradeoff(points: Sequence[Point]) -> Plot:
         [(height(t), f"{100 * t:.0f}") for t in levels],
         height(0.9),
         marks,
+        x_axis,
+        y_axis,
     )
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Shares in [0, 1] over steps; ``dashed`` and hollow for the second of a pair."""
+
+    label: str
+    steps: Sequence[float]
+    shares: Sequence[float]
+    colour: int
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class DrawnCurve:
+    """A curve in the plot's own units: (x, y, what it says) of each of its points."""
+
+    curve: Curve
+    points: list[tuple[float, float, str]]
+
+    @property
+    def path(self) -> str:
+        return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y, _ in self.points)
+
+
+@dataclass(frozen=True)
+class LinePlot:
+    width: int
+    height: int
+    left: int
+    top: int
+    x_end: int
+    y_end: int
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    lines: list[DrawnCurve]
+
+
+def curves(lines: Sequence[Curve], width: int = 420, height: int = 270) -> LinePlot:
+    """Place curves over a common axis of steps; y runs from 0 to 100 %.
+
+    Ticks stand at the curves' own steps, leaving out those that would touch the one before.
+    """
+    left, top, x_end, y_end = 52, 14, width - 16, height - 48
+    steps = sorted({step for line in lines for step in line.steps})
+    most = max(steps[-1], 1)
+
+    def place(step: float, share: float) -> tuple[float, float]:
+        return left + step / most * (x_end - left), y_end - _clip(share) * (y_end - top)
+
+    drawn = [
+        DrawnCurve(
+            line,
+            [
+                (*place(step, share), f"{line.label}: {100 * share:.0f} % after {step:,} steps")
+                for step, share in zip(line.steps, line.shares, strict=True)
+            ],
+        )
+        for line in lines
+    ]
+    ticks: list[tuple[float, str]] = []
+    for step in reversed(steps):
+        x, text = place(step, 0)[0], f"{step:,}"
+        if not ticks or ticks[-1][0] - x > LETTER * len(text) + 10:
+            ticks.append((x, text))
+    levels = [(place(0, share)[1], f"{100 * share:.0f}") for share in (0, 0.25, 0.5, 0.75, 1)]
+    return LinePlot(width, height, left, top, x_end, y_end, ticks[::-1], levels, drawn)
 
 
 def _clip(value: float) -> float:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ..columns import COLUMNS, filled
+from ..columns import COLUMNS, EACH_ATTACK, filled
 from . import views
 from .labels import percent
-from .plots import Plot, Point, tradeoff
+from .plots import KEPT, WITHSTOOD, Plot, Point, tradeoff
 
 if TYPE_CHECKING:
     from .build import TableData
@@ -34,6 +34,7 @@ def table_context(data: TableData) -> dict[str, Any]:
                 "rows": [_shown(row, colours) for row in mine],
                 "means": [_shown(mean, colours) for mean in means.values()],
                 "plot": _plot(mine, means, colours, published),
+                "withstood": _withstood(mine, means, colours),
                 "published": published,
                 "ours": [_beside(mean, colours) for mean in means.values()],
                 "requests": len({row["request"] for row in mine}),
@@ -41,7 +42,8 @@ def table_context(data: TableData) -> dict[str, Any]:
         )
     return {
         "blocks": blocks,
-        "columns": [(c, COLUMNS[c][0]) for c in filled(rows)],
+        "columns": [(c, COLUMNS[c][0]) for c in filled(rows, each_attack=False)],
+        "each_attack": [(c, COLUMNS[c][0]) for c in filled(rows) if c in EACH_ATTACK],
         "headline": _headline(rows, methods),
         "requests": len({(r["kind"], r["request"]) for r in rows}),
         "methods": methods,
@@ -101,19 +103,43 @@ def _plot(
 ) -> Plot | None:
     from .build import published_points
 
+    points = _points(rows, means, colours, lambda row: row.get("ua"))
+    return tradeoff([*points, *published_points(published)]) if points else None
+
+
+def _withstood(
+    rows: Iterable[Mapping[str, Any]],
+    means: Mapping[str, Mapping[str, Any]],
+    colours: Mapping[str, int],
+) -> Plot | None:
+    """What the worst attack did not bring back against what was kept; None without attacks."""
+
+    def withstood(row: Mapping[str, Any]) -> float | None:
+        return None if row.get("asr_worst") is None else 100 - row["asr_worst"]
+
+    points = _points(rows, means, colours, withstood)
+    return tradeoff(points, WITHSTOOD, KEPT) if points else None
+
+
+def _points(
+    rows: Iterable[Mapping[str, Any]],
+    means: Mapping[str, Mapping[str, Any]],
+    colours: Mapping[str, int],
+    x_of: Callable[[Mapping[str, Any]], float | None],
+) -> list[Point]:
+    """A point a method, its mean, and a small one a request; those that have both numbers."""
     points = []
     for method, mean in means.items():
-        if mean.get("ua") is not None and mean.get("kept") is not None:
+        x, y = x_of(mean), mean.get("kept")
+        if x is not None and y is not None:
             kind = "original" if method == views.ORIGINAL else "ours"
-            title = views.title_of(method)
-            points.append(Point(title, mean["ua"] / 100, mean["kept"] / 100, kind, colours[method]))
+            points.append(Point(views.title_of(method), x / 100, y / 100, kind, colours[method]))
     for row in rows:
-        known = row.get("ua") is not None and row.get("kept") is not None
-        if known and row["method"] != views.ORIGINAL:
+        x, y = x_of(row), row.get("kept")
+        if x is not None and y is not None and row["method"] != views.ORIGINAL:
             colour = colours[row["method"]]
-            x, y = row["ua"] / 100, row["kept"] / 100
-            points.append(Point(str(row["request"]), x, y, "request", colour))
-    return tradeoff([*points, *published_points(published)]) if points else None
+            points.append(Point(str(row["request"]), x / 100, y / 100, "request", colour))
+    return points
 
 
 def _headline(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> str:
@@ -128,7 +154,11 @@ def _headline(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> str:
         text = f"{views.title_of(method)} forgets {percent(fmean(r['ua'] for r in mine) / 100)}"
         if len(kept) == len(mine):
             text += f" and keeps {percent(fmean(kept) / 100)}"
-        clauses.append(f"{text}, at worst {percent(worst['ua'] / 100)} ({worst['request']})")
+        text += f", at worst {percent(worst['ua'] / 100)} ({worst['request']})"
+        broken = [row["asr_worst"] for row in mine if row.get("asr_worst") is not None]
+        if len(broken) == len(mine):
+            text += f"; its worst attack succeeds on {percent(fmean(broken) / 100)} of prompts"
+        clauses.append(text)
     if not clauses:
         return "No method was run."
     return (

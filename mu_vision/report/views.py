@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import attacks
 from .labels import Value, number, percent, value_of
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class ModelView:
         same_pictures: its answer set equals the original's, bit for bit.
         collapsed: the evaluator found its pictures ruined.
         facts: hashes and counts of its answer set.
+        robustness: what attacks found, empty if it was not attacked.
     """
 
     key: str
@@ -83,6 +85,7 @@ class ModelView:
     same_pictures: bool = False
     collapsed: bool = False
     facts: dict[str, str] = field(default_factory=dict)
+    robustness: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def original(self) -> bool:
@@ -110,6 +113,9 @@ def model_views(data: ReportData) -> list[ModelView]:
     for key in keys:
         card, answers = data.scorecards[key], data.answers.get(key)
         flags = card.get("flags") or {}
+        robustness = card.get("robustness") or {}
+        # attacks have a section of their own, with their warnings in it
+        apart = robustness.get("warnings", ())
         same = bool(flags.get("no_op") or flags.get("unchanged_pictures"))
         if key != ORIGINAL and base is not None and answers is not None:
             same = same or bool(np.array_equal(base.pictures, answers.pictures))
@@ -119,12 +125,13 @@ def model_views(data: ReportData) -> list[ModelView]:
                 title_of(key),
                 0 if key == ORIGINAL else edited.index(key) % 6 + 1,
                 {name: value_of(metric) for name, metric in card["metrics"].items()},
-                [str(text) for text in card.get("warnings", ())],
+                [str(text) for text in card.get("warnings", ()) if text not in apart],
                 cells_of(card),
                 became_of(card),
                 same,
                 bool(flags.get("collapsed")),
                 facts_of(card),
+                robustness,
             )
         )
     return views
@@ -135,10 +142,30 @@ def word(table: Sequence[tuple[float, str]], value: float) -> str:
     return next(words for least, words in table if value >= least)
 
 
-def clause(view: ModelView, target: str, original: ModelView | None) -> str:
-    """What one method did, as part of a sentence."""
+def clause(
+    view: ModelView, target: str, original: ModelView | None, attacked: str | None = None
+) -> str:
+    """What one method did, and what attacks undid, as part of a sentence.
+
+    Args:
+        view: the edited model.
+        target: everything that was to be forgotten.
+        original: the untouched model.
+        attacked: the part of the target that attacks want back, if it is not all.
+    """
     if view.same_pictures:
         return f"{view.title} changed nothing: it draws the original's pictures, bit for bit"
+    if view.ua is None and view.robustness:
+        return attacks.audited(view.title, view.robustness, attacked or target)
+    said = _edit(view, target, original)
+    if not view.robustness or view.ua is None:
+        return said
+    forgot = view.ua >= FORGOT[1][0]
+    return said + attacks.under_attack(view.robustness, attacked or target, forgot)
+
+
+def _edit(view: ModelView, target: str, original: ModelView | None) -> str:
+    """What one method did to the protocol's own pictures."""
     if view.ua is None:
         return f"{view.title} was not asked to forget anything that a judge knows"
     # a UA that comes with ruined pictures must not read like forgetting
@@ -162,11 +189,11 @@ def clause(view: ModelView, target: str, original: ModelView | None) -> str:
     return f"{forgot} {join} {kept} ({percent(view.kept)}{beside})"
 
 
-def headline(views: Iterable[ModelView], target: str) -> str:
+def headline(views: Iterable[ModelView], target: str, attacked: str | None = None) -> str:
     """The verdict over all methods in one sentence."""
     views = list(views)
     original = next((v for v in views if v.original), None)
-    clauses = [clause(v, target, original) for v in views if not v.original]
+    clauses = [clause(v, target, original, attacked) for v in views if not v.original]
     if not clauses:
         return "No method was run: these are the numbers of the original model."
     return "; ".join(clauses) + "."

@@ -10,6 +10,7 @@ from mu_vision.data import minicanvas
 from mu_vision.data.cards import load_card
 from mu_vision.evaluation.answers import AnswerSet
 from mu_vision.evaluation.protocol import load_protocol
+from mu_vision.evaluation.robustness import metrics_of as robustness_metrics
 from mu_vision.evaluation.scorecard import Metric, Scorecard
 from mu_vision.metrics.rates import Grid, Rate, unlearning_rates
 from mu_vision.report.build import ReportData, TableData
@@ -137,3 +138,93 @@ def table(**changes) -> TableData:
         "recipe": "name: minicanvas_baselines\n",
     }
     return TableData(**{**fields, **changes})
+
+
+def rate(hits: int, total: int = 4) -> dict:
+    return {"value": hits / total, "hits": hits, "total": total,
+            "interval": list(Rate(hits, total).interval)}  # fmt: skip
+
+
+def trial(case: int, after: bool, adversarial: str | None, before: bool = False) -> dict:
+    return {"prompt": f"A {OBJECTS[case]} image in neon style.", "seed": 3041, "before": before,
+            "after": after, "adversarial": adversarial, "tries": 0 if before else 2,
+            "queries": 90, "seconds": 1.5}  # fmt: skip
+
+
+def attack(name: str, title: str, kind: str, white: bool, hits: int, text: str, **changes) -> dict:
+    """One record of a battery on four cases; the first ``hits`` are brought back."""
+    record = {
+        "key": f"{name:0>16}"[:16], "attack": name, "title": title, "kind": kind,
+        "white_box": white, "headline": True, "settings": {}, "pre_asr": rate(0),
+        "asr": rate(hits), "queries": 360, "seconds": 6.0, "details": {},
+        "trials": [trial(case, case < hits, text) for case in range(4)],
+        "control": rate(4) if white else None, "floor": {**rate(0), "details": {}},
+    }  # fmt: skip
+    return {**record, **changes}
+
+
+def curves(concept: list[float], unrelated: list[float], half: list[float | None]) -> dict:
+    return {"marks": [0, 10, 20], "curves": {"concept": concept, "unrelated": unrelated},
+            "half": {"concept": half[0], "unrelated": half[1]}}  # fmt: skip
+
+
+def robustness(floor: bool = True, **changes) -> dict:
+    """What ``Battery.audit`` returns: P4D at 2 of 4, image to image at 3 of 4, relearning."""
+    counted = {"hits": 3, "total": 4, "interval": list(Rate(3, 4).interval)}
+    strengths = {"strengths": [
+        {"strength": s, "timestep": 500, "concept": counted, "control": {**counted, "hits": 0}}
+        for s in (0.5, 0.9)
+    ]}  # fmt: skip
+    words = {"sorts": {
+        "paraphrase": {"asked": 8, "known": 8, "shown": 1, "interval": [0.02, 0.47]},
+        "synonym": {"asked": 4, "known": 0, "shown": 0, "interval": None},
+    }}  # fmt: skip
+    taught, slower = (
+        curves([0, 0.25, 1], [0, 0.5, 0.5], [13.3, 10]), curves([0, 0, 1], [0, 0, 0], [15, None]),
+    )  # fmt: skip
+    attacks = {
+        "paraphrase": attack("paraphrase", "Other words", "text", False, 0, "a lit cat",
+                             details=words),
+        "p4d": attack("p4d", "P4D", "tokens", True, 2, "glow \x04 a cat", control=rate(3)),
+        "image_to_image": attack("image_to_image", "Image to image", "image", False, 3, "noise",
+                                 details=strengths, floor={**rate(1), "details": strengths}),
+        "relearning": attack("relearning", "Relearning", "weights", True, 4, "20 steps",
+                             headline=False, control=None, details=taught,
+                             floor={**rate(4), "details": slower}),
+    }  # fmt: skip
+    if not floor:
+        attacks = {name: {**record, "floor": None} for name, record in attacks.items()}
+    found = {
+        "victim": "9f" * 32, "asked": 5, "cases": 4, "too_long": [], "unknown": ["a neon car"],
+        "pre_asr": rate(0), "worst": {"attack": "image_to_image", **rate(3)}, "any": rate(4),
+        "attacks": attacks, "before": "b" * 16, "never_knew": "minicanvas/none" if floor else None,
+        "warnings": ["P4D brings the concept back in only 75 % of the original's prompts."],
+        "blur": False,
+    }  # fmt: skip
+    return {**found, **changes}
+
+
+def attacked_data(found: dict | None = None, pictures: bool = True, **changes) -> ReportData:
+    """The run of ``data`` with ESD under attack."""
+    found = found or robustness()
+    cards = dict(data().scorecards)
+    warnings = [*cards["esd"]["warnings"], *found["warnings"]]
+    cards["esd"] = {**cards["esd"], "robustness": found, "warnings": warnings}
+    drawn = answers().pictures[:4]
+    fields = {"scorecards": cards}
+    if pictures:
+        fields["attacked"] = {"esd": {name: drawn for name in found["attacks"]}}
+        fields["unattacked"] = {"esd": np.stack([drawn, drawn])}
+    return data(**{**fields, **changes})
+
+
+def audit_data(**changes) -> ReportData:
+    """A run that only attacked: scorecards without measurements, no answer sets."""
+    found = robustness()
+    about = {"metrics": {}, "warnings": found["warnings"], "answers": {"fingerprint": "9f" * 32}}
+    metrics = {
+        name: vars(metric)
+        for name, metric in robustness_metrics(found, "minicanvas/style-judge").items()
+    }
+    cards = {"original": about, "erased": {**about, "metrics": metrics, "robustness": found}}
+    return attacked_data(found, pictures=False, scorecards=cards, answers={}, methods={}, **changes)

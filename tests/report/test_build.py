@@ -9,7 +9,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from fakes import REQUEST, answers, data, table
+from fakes import REQUEST, answers, attacked_data, data, table
 from PIL import Image
 
 from mu_vision.report.build import write_report, write_table
@@ -21,7 +21,7 @@ EVIL = '<script>alert("x")</script>&\'"'
 class Page(HTMLParser):
     """Collects tags, checks that they are balanced."""
 
-    VOID = {"meta", "link", "img", "br", "rect", "path", "circle", "line"}
+    VOID = {"meta", "link", "img", "br", "rect", "path", "circle", "line", "input"}
 
     def __init__(self, text):
         super().__init__()
@@ -186,7 +186,9 @@ FLAGS = (
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize(("write", "content"), [(write_report, data), (write_table, table)])
+@pytest.mark.parametrize(
+    ("write", "content"), [(write_report, attacked_data), (write_table, table)]
+)
 def test_it_draws_in_a_browser_and_fits_a_phone(write, content, theme, tmp_path):
     path = write(content(), tmp_path / "report.html")
     text = path.read_text(encoding="utf-8").replace("</body>", PROBE)

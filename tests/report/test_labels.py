@@ -4,7 +4,7 @@ import pytest
 
 from mu_vision.evaluation.scorecard import Metric
 from mu_vision.metrics.rates import Rate
-from mu_vision.report.labels import MORE, grouped, number, quantity, value_of
+from mu_vision.report.labels import LABELS, MORE, grouped, number, quantity, value_of
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,20 @@ def test_no_metric_is_left_out_of_the_groups():
     groups = dict(grouped(names))
     assert groups[""] == ["ua", "ira"] and groups[MORE] == ["a_new_metric"]
     assert sorted(n for found in groups.values() for n in found) == sorted(names)
+
+
+def test_attacks_have_a_group_whatever_a_protocol_calls_them():
+    groups = dict(grouped(["ua", "asr_p4d_long", "pre_asr", "asr_worst", "other"]))
+    assert groups["Attacks"] == ["pre_asr", "asr_worst", "asr_p4d_long"]
+    assert groups[MORE] == ["other"]
+    rate = Metric.of_rate("asr_p4d_long", Rate(1, 4), 4, "judge", 0.1)
+    assert value_of({**vars(rate), "interval": list(rate.interval)}).label == "ASR, p4d long"
+
+
+def test_every_column_of_an_attack_has_a_label():
+    from mu_vision.columns import EACH_ATTACK, filled
+
+    assert set(EACH_ATTACK) <= set(LABELS)
+    row = {"ua": 1.0, "asr_worst": 2.0, "asr_p4d": 2.0}
+    assert filled([row]) == ["ua", "asr_worst", "asr_p4d"]
+    assert filled([row], each_attack=False) == ["ua", "asr_worst"]
