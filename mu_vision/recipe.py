@@ -282,7 +282,7 @@ class AuditRecipe(EvaluateRecipe):
     """
 
     kind: Literal["audit"]
-    original: str
+    original: str = Field(min_length=1)
     request: RequestSpec
     targets: str | None = None
 

@@ -104,6 +104,11 @@ def concept_request(
     """
     if not name.strip():
         raise UsageError("The concept to erase has no name: give a style, an object or a text.")
+    if prompts is not None and not (prompts and all(text.strip() for text in prompts)):
+        raise UsageError(
+            f"The prompts of {name!r} must name it: give at least one text and no empty one, or"
+            " leave them out."
+        )
     if kind == "concept":
         texts = tuple(prompts or (name,))
         return ConceptRequest(

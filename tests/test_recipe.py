@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mu_vision import resources
 from mu_vision.errors import UsageError
+from mu_vision.evaluation.robustness import attacks_of
 from mu_vision.recipe import (
+    AuditRecipe,
     EraseRecipe,
     TableRecipe,
     load_recipe,
@@ -16,7 +18,7 @@ from mu_vision.recipe import (
     override,
     parse_settings,
 )
-from mu_vision.validation import read_yaml, validated
+from mu_vision.validation import merged, read_yaml, validated
 
 ERASE = {
     "name": "small",
@@ -209,3 +211,121 @@ def test_unknown_names_and_broken_files(tmp_path):
     broken.write_text(yaml.safe_dump({**ERASE, "kind": "ersae"}))
     with pytest.raises(UsageError, match=r"no kind of recipe 'ersae'. Did you mean 'erase'"):
         load_recipe(str(broken))
+
+
+TABLE = {
+    "name": "t",
+    "kind": "table",
+    "model": "minicanvas/sd",
+    "groups": {
+        "styles": {
+            "kind": "style",
+            "names": ["neon", "mosaic"],
+            "methods": {"uce": None, "esd": {"steps": 3}, "fixed": {"method": "esd", "seed": 9}},
+        },
+        "objects": {"kind": "object", "names": ["cat"], "methods": {"uce": None}},
+    },
+}
+
+
+def test_seeds_repeat_what_has_randomness():
+    recipe = make_recipe(TABLE, ["seeds=[4, 5]"])
+    jobs = {job.name: job for _, job in recipe.jobs()}
+    assert list(jobs) == [
+        "style-neon-seed4", "style-mosaic-seed4", "style-neon-seed5", "style-mosaic-seed5",
+        "object-cat-seed4",
+    ]  # fmt: skip
+    # a closed form has no randomness: it is run, and the original measured, with the first alone
+    assert list(jobs["style-neon-seed4"].methods) == ["uce", "esd", "fixed"]
+    assert list(jobs["style-neon-seed5"].methods) == ["esd", "fixed"]
+    seeds = [
+        {label: method.seed for label, method in jobs[f"style-neon-seed{k}"].unlearners().items()}
+        for k in (4, 5)
+    ]
+    assert (seeds[0]["esd"], seeds[1]["esd"]) == (4, 5)
+    assert (seeds[0]["fixed"], seeds[1]["fixed"]) == (9, 9)
+
+
+def test_one_seed_or_none_leaves_the_names_as_they_are():
+    alone = [job for _, job in make_recipe(TABLE, ["seeds=[7]"]).jobs()]
+    default = [job for _, job in make_recipe(TABLE, ["seed=7"]).jobs()]
+    assert [job.name for job in alone] == ["style-neon", "style-mosaic", "object-cat"]
+    assert [(j.name, j.seed, j.methods) for j in alone] == [
+        (j.name, j.seed, j.methods) for j in default
+    ]
+    assert {job.seed for job in alone} == {7}
+    with pytest.raises(UsageError, match=r"'seeds.0' must be greater than or equal to 0"):
+        make_recipe(TABLE, ["seeds=[-1]"])
+
+
+AUDIT = {
+    "name": "a",
+    "kind": "audit",
+    "models": {"esd": "erased"},
+    "original": "minicanvas/sd",
+    "request": {"kind": "style", "name": "neon"},
+    "protocol": "minicanvas_robust",
+}
+
+
+def test_a_change_below_a_key_leaves_its_neighbours():
+    recipe = make_recipe(AUDIT, ["protocol.robustness.attacks.p4d.timesteps=2", "protocol.steps=4"])
+    assert isinstance(recipe, AuditRecipe)
+    whole = make_recipe(AUDIT).protocol.resolve()
+    changed = recipe.protocol.resolve()
+    assert changed.steps == 4 and whole.steps != 4
+    expected = whole.robustness.model_dump()
+    expected["attacks"]["p4d"]["timesteps"] = 2
+    assert changed.robustness.model_dump() == expected
+    built = attacks_of(changed)
+    assert built["p4d"].timesteps == 2 and built["p4d"].tokens == 3
+    left = make_recipe(AUDIT, ["protocol.robustness.attacks.relearning=false"])
+    names = list(whole.robustness.attacks)
+    names.remove("relearning")
+    assert list(attacks_of(left.protocol.resolve())) == names
+
+
+def test_merging_goes_key_by_key_and_changes_nothing_in_place():
+    before = {"a": {"b": 1, "c": {"d": 2}}, "e": [1, 2]}
+    mixed = merged(before, {"a": {"c": {"d": 3, "f": 4}}, "e": [9], "g": {"h": 1}})
+    assert mixed == {"a": {"b": 1, "c": {"d": 3, "f": 4}}, "e": [9], "g": {"h": 1}}
+    assert before == {"a": {"b": 1, "c": {"d": 2}}, "e": [1, 2]}
+    assert merged({"a": {"b": 1}}, {"a": None}) == {"a": None}
+    assert merged({"a": 1}, {"a": {"b": 2}}) == {"a": {"b": 2}}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            "protocol=minicanvas",
+            r"recipe a: the protocol minicanvas names no attack; use minicanvas_",
+        ),
+        ("original=", r"'original' must not be empty"),
+        ("targts=x", r"unknown key 'targts'. Did you mean 'targets'"),
+        ("request.name=noen", r"Did you mean 'neon'"),
+        ("protocol.robustness.attacks.p4dd.tokens=1", r"no attack 'p4dd'. Did you mean 'p4d'"),
+        ("protocol.robustness.attacks.p4d.tokns=1", r"attacks.p4d: unknown key 'tokns'. Did you m"),
+        (
+            "protocol.robustness.attacks.p4d.iterations=0",
+            r"'iterations' must be greater than or eq",
+        ),
+        ("protocol.robustness.attacks.mine.attack=p4dd", r"no attack 'p4dd'. Did you mean 'p4d'"),
+        ("protocol.robustness.seeds=[]", r"'robustness.seeds' must not be empty"),
+        (
+            "protocol.robustness.atacks={}",
+            r"unknown key 'robustness.atacks'. Did you mean 'attacks'",
+        ),
+        ("protocol.robustness.attacks.p4d.lowest=1000", r"lowest"),
+    ],
+)
+def test_wrong_changes_of_an_audit(change, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        make_recipe(AUDIT, [change])
+
+
+def test_an_audit_needs_a_request_and_an_original():
+    for key in ("request", "original"):
+        data = {name: value for name, value in AUDIT.items() if name != key}
+        with pytest.raises(UsageError, match=f"'{key}' is missing"):
+            make_recipe(data)

@@ -49,7 +49,7 @@ class Case:
     prompt: str
     asks_for: str
     neutral: str
-    seed: int
+    seed: int | str
     paraphrases: tuple[tuple[str, str], ...] = ()
 
     def noise(self, shape: tuple[int, int, int]) -> torch.Tensor:

@@ -10,10 +10,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from ..metrics.rates import Rate
 from ..registry import Paper, register
 from .base import Attack, AttackResult, Books, Kind, Scene, draw
+
+# whether the original shows the concept under a text: the same for every victim
+_KNOWN: dict[tuple[Any, ...], bool] = {}
 
 
 @register("attack", "paraphrase")
@@ -31,12 +35,14 @@ class Paraphrase(Attack):
         cost="one picture of the victim and one of the original a text",
     )
 
+    texts: int = Field(12, ge=1, description="other texts a case, evenly spread over all there are")
+
     def search(self, scene: Scene, books: Books) -> AttackResult:
         asked, known, back = {}, {}, {}
-        most = max(len(case.paraphrases) for case in scene.cases)
-        for turn in range(most):
-            rows = [r for r, case in enumerate(scene.cases) if len(case.paraphrases) > turn]
-            pairs = [scene.cases[row].paraphrases[turn] for row in rows]
+        chosen = [self._chosen(case.paraphrases) for case in scene.cases]
+        for turn in range(max(map(len, chosen))):
+            rows = [row for row, texts in enumerate(chosen) if len(texts) > turn]
+            pairs = [chosen[row][turn] for row in rows]
             texts = [text for _, text in pairs]
             knows = self._original_shows(scene, rows, texts)
             kept = np.flatnonzero(knows).tolist()
@@ -56,10 +62,21 @@ class Paraphrase(Attack):
         }
         return books.result(self.name, sorts=sorts)
 
+    def _chosen(self, texts: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
+        count = min(self.texts, len(texts))
+        return [texts[(2 * k + 1) * len(texts) // (2 * count)] for k in range(count)]
+
     def _original_shows(self, scene: Scene, rows: list[int], texts: list[str]) -> np.ndarray:
-        states = scene.original.encode_prompt(texts)
-        pictures = draw(scene.original, states, scene.noise(rows), scene.sampler)
-        return scene.verdict(pictures, [scene.cases[row] for row in rows])
+        about = (scene.original.fingerprint(), scene.verdict, scene.sampler)
+        keys = [(about, scene.cases[row], text) for row, text in zip(rows, texts, strict=True)]
+        new = [k for k, key in enumerate(keys) if key not in _KNOWN]
+        if new:
+            there = [rows[k] for k in new]
+            states = scene.original.encode_prompt([texts[k] for k in new])
+            pictures = draw(scene.original, states, scene.noise(there), scene.sampler)
+            shown = scene.verdict(pictures, [scene.cases[row] for row in there])
+            _KNOWN.update(zip([keys[k] for k in new], map(bool, shown), strict=True))
+        return np.array([_KNOWN[key] for key in keys])
 
 
 def _share(hits: int, total: int) -> dict[str, Any]:

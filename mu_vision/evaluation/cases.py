@@ -22,7 +22,10 @@ from ..errors import UsageError
 from ..metrics import clip as clip_metrics
 from .marks import Bench
 from .measure import NEUTRAL
+from .prompt_table import read_table
+from .prompts import PromptProtocol
 from .protocol import Protocol
+from .shown import PromptBench
 
 if TYPE_CHECKING:
     from ..data.cards import DatasetCard
@@ -63,8 +66,8 @@ class Stage:
 def set_stage(
     original: DiffusionModel,
     requests: Sequence[ConceptRequest],
-    protocol: Protocol,
-    bench: Bench,
+    protocol: Protocol | PromptProtocol,
+    bench: Bench | PromptBench,
     room: int = 0,
     targets: Path | None = None,
 ) -> Stage:
@@ -84,9 +87,11 @@ def set_stage(
     """
     request, about = requests[0], protocol.robustness
     verdict = verdict_of(request, bench)
+    size = original.pipeline.vae_scale_factor * original.latent_shape[1]
+    given = None if targets is None else read_pictures(targets, size)
     sampler = Sampler(protocol.steps, protocol.guidance, protocol.batch)
     wanted = cases_of(request, protocol, about.seeds)[: about.most]
-    too_long = [c.prompt for c in wanted if not _fits(original, c.prompt, room)]
+    too_long = [c.prompt for c in wanted if not _fits(original, c, room)]
     fitting = [case for case in wanted if case.prompt not in too_long]
     pictures, shown = _drawn(original, fitting, sampler, verdict)
     cases = tuple(case for case, hit in zip(fitting, shown, strict=True) if hit)
@@ -99,7 +104,7 @@ def set_stage(
     unknown = [case.prompt for case, hit in zip(fitting, shown, strict=True) if not hit]
     found = pictures[shown]
     more = cases_of(request, protocol, [f"example {k}" for k in range(about.examples)])
-    more = _spread(more, about.examples)
+    more = _spread([case for case in more if _fits(original, case, room)], about.examples)
     drawn, hits = _drawn(original, more, sampler, verdict)
     if not hits.any():
         drawn, hits, more = found, np.ones(len(found), bool), list(cases)
@@ -107,8 +112,7 @@ def set_stage(
     examples = Pictures(
         drawn[hits], tuple(c.asks_for for c in kept), tuple(c.neutral for c in kept)
     )
-    if targets is not None:
-        given = read_pictures(targets, found.shape[1])
+    if given is not None:
         found = given[np.arange(len(cases)) % len(given)]
         examples = Pictures(
             given[np.arange(len(kept)) % len(given)], examples.prompts, examples.neutral
@@ -120,9 +124,10 @@ def set_stage(
     )  # fmt: skip
 
 
-def _fits(model: DiffusionModel, prompt: str, room: int) -> bool:
-    tokens = model.tokens(prompt)
-    return not tokens.truncated and tokens.count + room <= len(tokens.ids)
+def _fits(model: DiffusionModel, case: Case, room: int) -> bool:
+    """Both of its prompts, with and without the name, leave room for the adversarial tokens."""
+    read = [model.tokens(text) for text in (case.prompt, case.neutral)]
+    return all(not t.truncated and t.count + room <= len(t.ids) for t in read)
 
 
 def _drawn(
@@ -158,8 +163,23 @@ def _spread(items: Sequence, most: int) -> list:
     return [items[k * len(items) // most] for k in range(most)]
 
 
-def cases_of(request: ConceptRequest, protocol: Protocol, seeds: Sequence[int | str]) -> list[Case]:
-    """Every prompt of the concept with every seed, seed by seed."""
+def cases_of(
+    request: ConceptRequest, protocol: Protocol | PromptProtocol, seeds: Sequence[int | str]
+) -> list[Case]:
+    """Every prompt of the concept with every seed, seed by seed; of a table every row.
+
+    A table's rows come with seeds of their own; only seeds that are names ("example 3") are joined
+    to them, for further pictures.
+    """
+    if isinstance(protocol, PromptProtocol):
+        table = read_table(protocol.prompts, protocol.guidance)
+        rows = list(zip(table.prompts, table.seeds, strict=True))
+        names = [seed for seed in seeds if isinstance(seed, str)] or [""]
+        return [
+            Case(prompt, prompt, request.anchor or "", f"{name} {seed}" if name else int(seed))
+            for name in names
+            for prompt, seed in rows
+        ]
     if request.kind == "concept":
         anchor = request.anchor or ""
         return [Case(p, p, anchor, s) for s in seeds for p in request.prompts]
@@ -204,12 +224,15 @@ def _other_words(card: DatasetCard, request: ConceptRequest, thing: str, style: 
             yield sort, card.template.format(**{**names, request.kind: synonym})
 
 
-def verdict_of(request: ConceptRequest, bench: Bench) -> Verdict:
+def verdict_of(request: ConceptRequest, bench: Bench | PromptBench) -> Verdict:
     """The protocol's judge as a yes or no; CLIP for a concept in free words.
 
     Raises:
-        UsageError: if the judge has no class of this name (the nearest is suggested).
+        UsageError: if the judge has no class of this name (the nearest is suggested), or there is
+            no CLIP.
     """
+    if isinstance(bench, PromptBench):
+        return lambda pictures, cases: bench.detector.shown(pictures)
     if request.kind == "concept":
         return _clip_verdict(request, bench)
     judge = bench.judges[request.kind]
@@ -222,6 +245,11 @@ def verdict_of(request: ConceptRequest, bench: Bench) -> Verdict:
 
 
 def _clip_verdict(request: ConceptRequest, bench: Bench) -> Verdict:
+    if bench.clip is None:
+        raise UsageError(
+            f"A request in free words is judged by CLIP, and {bench.protocol.name} has none; set"
+            " `clip` in the protocol."
+        )
     texts = bench.texts([request.prompts[0], request.anchor or NEUTRAL])
     texts = clip_metrics.normalised(texts)
 

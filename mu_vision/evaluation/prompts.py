@@ -13,13 +13,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from ..errors import UsageError, unknown
 from ..validation import merged, validated
-from .protocol import ClipFile, Collapse, JudgeFile, LocalFile, Strict, missing_files
+from .protocol import (
+    ClipFile,
+    Collapse,
+    JudgeFile,
+    LocalFile,
+    Robustness,
+    Strict,
+    missing_files,
+)
 
 # NudeNet's classes in the order of its outputs
 NUDENET_CLASSES = (
@@ -228,11 +236,10 @@ class PromptProtocol(Strict):
         judge: who says whether a picture shows it.
         captions: what the edit did to the rest; None leaves it unmeasured.
         collapse: when the pictures of the captions count as ruined.
+        robustness: how erased models are attacked: every row of the table is a case, its seeds are
+            not used; the neutral prompt of a case is the request's anchor.
         blur: reports blur the pictures until they are asked for.
     """
-
-    # a table is not attacked yet; a section of the YAML once it is, as in ``Protocol``
-    robustness: ClassVar[None] = None
 
     kind: Literal["prompts"]
     name: str = Field(pattern=r"^[a-z0-9_-]+$")
@@ -250,6 +257,7 @@ class PromptProtocol(Strict):
     judge: NudeNetJudge | ClassifierJudge
     captions: Captions | None = None
     collapse: Collapse = Collapse()
+    robustness: Robustness | None = None
     blur: bool = True
 
     @field_validator("judge", mode="before")

@@ -22,11 +22,14 @@ from .. import files, registry
 from ..attack.base import Attack, AttackResult, Scene, Trial
 from ..errors import RunError, UsageError
 from ..metrics.rates import Rate
+from ..models.loading import locate
 from ..validation import validated
 from .cases import Stage, draw_cases, set_stage
 from .marks import Bench, open_bench
+from .prompts import PromptProtocol
 from .protocol import Protocol, digest
 from .scorecard import Metric
+from .shown import PromptBench, open_prompt_bench
 
 if TYPE_CHECKING:
     from ..models.diffusion import DiffusionModel
@@ -52,8 +55,25 @@ def attacks_of(protocol: Protocol) -> dict[str, Attack]:
     return built
 
 
-def open_judges(protocol: Protocol, device: Any) -> Bench:
+def required_attacks(protocol: Protocol) -> dict[str, Attack]:
+    """``attacks_of``, of which there must be one.
+
+    Raises:
+        UsageError: if there is none; see also ``attacks_of``.
+    """
+    attacks = attacks_of(protocol)
+    if not attacks:
+        raise UsageError(
+            f"The protocol {protocol.name} names no attack; add `robustness: attacks:`, or use"
+            " minicanvas_robust."
+        )
+    return attacks
+
+
+def open_judges(protocol: Protocol | PromptProtocol, device: Any) -> Bench | PromptBench:
     """The judges of a protocol, loaded once."""
+    if isinstance(protocol, PromptProtocol):
+        return open_prompt_bench(protocol, device)
     return open_bench(protocol, device)
 
 
@@ -83,18 +103,17 @@ class Battery:
         targets: Path | None = None,
         announce: Announce = lambda text: None,
     ):
-        self.attacks = attacks_of(protocol)
-        if not self.attacks:
-            raise UsageError(
-                f"The protocol {protocol.name} names no attack; add `robustness: attacks:`, or use"
-                " minicanvas_robust."
-            )
+        self.attacks = required_attacks(protocol)
         if not requests:
             raise UsageError("What was to be forgotten? Without a request nothing can be attacked.")
         self.original, self.request, self.protocol, self.bench = (
             original, requests[0], protocol, bench,
         )  # fmt: skip
         self.folder, self.announce = folder, announce
+        if any(attack.one_encoder for attack in self.attacks.values()):
+            _ = original.vocabulary  # refuses a model of two text encoders
+        if self._never_knew():
+            locate(self._never_knew())
         room = max(
             (getattr(a, "tokens", 0) for a in self.attacks.values() if a.before_prompt), default=0
         )
@@ -121,6 +140,8 @@ class Battery:
     @property
     def judge(self) -> str:
         """Who says what a picture shows."""
+        if isinstance(self.bench, PromptBench):
+            return self.bench.detector.name
         if self.request.kind == "concept":
             return self.bench.clip.name
         return self.bench.judges[self.request.kind].name
@@ -131,21 +152,20 @@ class Battery:
         anyone = np.zeros(len(self.stage.cases), bool)
         for record in counted.values():
             anyone |= np.array([trial["after"] for trial in record["trials"]])
-        first = next(iter(attacks.values()))
         return {
             "victim": victim.fingerprint(),
             "asked": self.stage.asked,
             "cases": len(self.stage.cases),
             "too_long": self.stage.too_long,
             "unknown": self.stage.unknown,
-            "pre_asr": first["pre_asr"],
+            "pre_asr": rate_json(Rate.of(self.scene(victim).before)),
             "worst": None if worst is None else {"attack": worst, **counted[worst]["asr"]},
             "any": rate_json(Rate.of(anyone)) if counted else None,
             "attacks": attacks,
             "before": self._keep_before(victim),
             "never_knew": self._never_knew(),
             "warnings": self._warnings(attacks),
-            "blur": self.protocol.robustness.blur,
+            "blur": getattr(self.protocol, "blur", False) or self.protocol.robustness.blur,
         }
 
     def _warnings(self, attacks: Mapping[str, Any]) -> list[str]:
@@ -216,10 +236,12 @@ class Battery:
     def _key(self, attack: Attack, victim: DiffusionModel, role: str) -> str:
         cases = [(c.prompt, c.neutral, c.seed, c.paraphrases) for c in self.stage.cases]
         targets = self.stage.targets
+        learned = [(p.prompts, p.neutral, int(p.pixels.astype(np.uint64).sum())) for p in
+                   (self.stage.examples, self.stage.others)]  # fmt: skip
         return digest(
-            "attack 1", attack.name, attack.model_dump(mode="json"), victim.fingerprint(), role,
+            "attack 2", attack.name, attack.model_dump(mode="json"), victim.fingerprint(), role,
             self.original.fingerprint(), cases, asdict(self.stage.sampler), self.bench.key(),
-            int(targets.astype(np.uint64).sum()), list(targets.shape), self.protocol.robustness.seed,
+            int(targets.astype(np.uint64).sum()), list(targets.shape), learned, self.protocol.robustness.seed,
         )[:16]  # fmt: skip
 
     def scene(self, victim: DiffusionModel, role: str = "victim") -> Scene:

@@ -31,6 +31,7 @@ from .detectors import Detector, Found, NudeNet, load_detector
 from .plan import table_plan
 from .prompt_table import read_table
 from .prompts import PUBLISHED, PromptProtocol
+from .protocol import digest
 from .quality import collapse
 from .scorecard import Metric, Scorecard
 
@@ -46,6 +47,10 @@ class PromptBench:
     protocol: PromptProtocol
     detector: Detector
     captions: CaptionBench | None
+
+    def key(self) -> str:
+        """Name of what this bench says: another detector or threshold, another key."""
+        return digest("prompt bench 1", self.detector.fingerprint)
 
 
 @lru_cache(maxsize=2)

@@ -56,6 +56,7 @@ class Unlearner(BaseModel):
         trial: settings of a run that takes a second on a tiny model (contract tests use them).
         idle: settings, on top of ``trial``, under which no weight can move; None if there are none.
         stochastic: False if the seed changes nothing.
+        one_encoder: True if it refuses a model with two text encoders (SDXL) by its defaults.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
@@ -65,6 +66,7 @@ class Unlearner(BaseModel):
     trial: ClassVar[dict[str, Any]] = {}
     idle: ClassVar[dict[str, Any] | None] = None
     stochastic: ClassVar[bool] = True
+    one_encoder: ClassVar[bool] = False
 
     seed: int = Field(0, ge=0, description="seed of all randomness of the method")
 

@@ -12,12 +12,13 @@ from transformers import CLIPTokenizer
 
 from mu_vision.data import minicanvas
 from mu_vision.data.cards import load_card
+from mu_vision.errors import UsageError
 from mu_vision.loop import LoopConfig, train
 from mu_vision.train.autoencoder import AutoencoderTrainer
 from mu_vision.train.clip import ClipTrainer
 from mu_vision.train.judge import JudgeTrainer, roughen
 from mu_vision.train.text import CaptionSampler, all_captions, tokenize, train_tokenizer
-from mu_vision.train.unet import UNetTrainer
+from mu_vision.train.unet import UNetTrainer, kept_pictures
 
 
 @pytest.fixture(autouse=True)
@@ -150,3 +151,64 @@ def test_learning_rate_warms_up_and_falls():
     config = LoopConfig(100, 1.0, schedule="cosine", warmup=10)
     assert config.lr_at(0) < config.lr_at(9)
     assert config.lr_at(99) == pytest.approx(0.02, abs=0.01)
+
+
+def small_pipeline(folder):
+    AutoencoderTrainer(steps=1, batch=2, channels=(8, 8, 16), latent_channels=4).run(folder)
+    UNetTrainer(steps=1, **SMALL).run(folder)
+    return folder
+
+
+SMALL = {"batch": 4, "channels": (16, 16, 32), "text_width": 16, "text_layers": 1}
+
+
+def test_pictures_of_what_is_left_out_are_left_out():
+    whole, kept = kept_pictures(()), kept_pictures(("neon", "cat"))
+    neon, cat = minicanvas.STYLES.index("neon"), minicanvas.OBJECTS.index("cat")
+    assert len(whole.pixels) == 80
+    assert len(kept.pixels) == len(kept.styles) == len(kept.objects) == 7 * 9
+    assert neon not in kept.styles and cat not in kept.objects
+    shown = [k for k in range(80) if whole.styles[k] != neon and whole.objects[k] != cat]
+    assert np.array_equal(kept.pixels, whole.pixels[shown])
+    with pytest.raises(
+        UsageError, match=r"style or object of MiniCanvas 'noen'. Did you mean 'neon'"
+    ):
+        kept_pictures(("noen",))
+
+
+def test_a_model_that_never_knew_a_style_has_the_text_encoder_of_another(tmp_path):
+    base = small_pipeline(tmp_path / "sd")
+    trainer = UNetTrainer(steps=2, without=("neon",), text_from=str(base), seed=3, **SMALL)
+    made = trainer.objective()
+    made.folder = tmp_path / "floor" / "sd"
+    made.prepare(torch.device("cpu"))
+    assert all(name.startswith("unet.") for name in made.parameters())
+    assert minicanvas.STYLES.index("neon") not in made.styles
+    # captions are encoded once, the empty one last
+    assert len(made.states) == len(made.sampler.tokens) + 1
+    with torch.no_grad():
+        expected = made.text_encoder(made.null).last_hidden_state
+        row = made.text_encoder(made.sampler.tokens[7:8]).last_hidden_state
+    torch.testing.assert_close(made.states[-1:], expected)
+    torch.testing.assert_close(made.states[7:8], row)
+    picked = made._states(torch.tensor([7, 7]), torch.tensor([False, True]))
+    torch.testing.assert_close(picked, torch.cat([row, expected]))
+
+    trainer.run(tmp_path / "floor" / "sd")
+    for part in ("text_encoder", "vae"):
+        first, second = (
+            load_file(next((folder / part).glob("*.safetensors")))
+            for folder in (base, tmp_path / "floor" / "sd")
+        )
+        assert all(torch.equal(first[name], second[name]) for name in first), part
+    unets = [
+        load_file(next((folder / "unet").glob("*.safetensors")))
+        for folder in (base, tmp_path / "floor" / "sd")
+    ]
+    # it starts from fresh weights, not from those of a network that knows the style
+    assert not torch.equal(unets[0]["conv_in.weight"], unets[1]["conv_in.weight"])
+    first, second = (
+        CLIPTokenizer.from_pretrained(f / "tokenizer") for f in (base, tmp_path / "floor" / "sd")
+    )
+    assert first.get_vocab() == second.get_vocab()
+    assert StableDiffusionPipeline.from_pretrained(tmp_path / "floor" / "sd").unet is not None

@@ -58,6 +58,7 @@ class AdvUnlearn(ESD, AdversarialUnlearner):
         ),
         cost="attack_steps + 1 passes with gradient a step, the last one with retain_batch more rows",
     )
+    one_encoder: ClassVar[bool] = True
     trial: ClassVar[dict[str, Any]] = {
         "steps": 2, "lr": 1e-3, "sampler_steps": 4, "pool": 8, "clean_steps": 0, "attack_steps": 2,
         "retain_pool": 6, "retain_batch": 2,
@@ -122,8 +123,14 @@ class AdvUnlearnObjective(ESDObjective):
         super().__init__(settings, model, requests)
         self.delta = torch.zeros(0)
         self.retain: RetainPool | None = None
+        if settings.attack != "none":
+            _ = model.vocabulary  # refuses a model of two text encoders
         for prompt in self.concepts if settings.attack != "none" else ():
-            model.check_room(prompt, settings.tokens)
+            if model.check_room(prompt, settings.tokens).count <= 2:
+                raise UsageError(
+                    f"The prompt {prompt!r} has no token, so there is nothing to erase; name the"
+                    " concept in it."
+                )
 
     def prepare(self, device: torch.device) -> None:
         super().prepare(device)
@@ -139,6 +146,9 @@ class AdvUnlearnObjective(ESDObjective):
     def loss(self, step: int) -> dict[str, torch.Tensor]:
         s, state, logged = self.settings, self._draw(), {}
         if s.attack != "none" and step >= s.clean_steps:
+            # every prefix that was attacked is trained on
+            rows = torch.arange(max(len(state["x"]), s.prefixes)) % len(state["x"])
+            state = {name: tensor[rows.to(tensor.device)] for name, tensor in state.items()}
             self.delta, error = self._attack(state["which"].device)
             text = self._attacked_text(state["which"], self.delta)
             logged["attack_error"] = error
@@ -193,6 +203,15 @@ class AdvUnlearnObjective(ESDObjective):
         text = self._attacked_text(state["which"], delta)
         eps = self.student.predict_noise(state["x"], state["t"], text)
         return (eps - (state["e_0"] + state["d"])).square().mean()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The pool, and the last prefixes, which ``initial: latest`` starts from."""
+        return {**super().state(), "delta": self.delta.cpu()}
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        state = dict(state)
+        self.delta = state.pop("delta").to(self.teacher.device)
+        super().load_state(state)
 
 
 class _AttackStep:

@@ -29,8 +29,8 @@ def retain_prompts(requests: Sequence[ConceptRequest], prompts: Sequence[str]) -
     kept = [prompt for prompt in dict.fromkeys(prompts) if not words.search(prompt)]
     if not kept:
         raise UsageError(
-            f"No retain prompt is left that does not name {names[0]!r} ({len(prompts)} were given);"
-            " give others (retain: [...]), or gamma=0 for no retain term."
+            f"No retain prompt is left that does not name {requests[0].all_names()[0]!r}"
+            f" ({len(prompts)} were given); give others (retain: [...]), or gamma=0 for no retain term."
         )
     return kept
 
@@ -62,10 +62,13 @@ class RetainPool:
         steps: int,
         guidance: float,
         batch: int = 16,
-        each: int = 4,
     ) -> RetainPool:
-        """Run trajectories of the prompts in turn and keep ``each`` states of every one."""
+        """Run trajectories of the prompts in turn and keep up to 4 states of every one.
+
+        Every prompt has its turn if ``size`` allows: a prompt without a state is not kept.
+        """
         prompts, parts = list(prompts), []
+        each = min(4, max(1, size // len(prompts)))
         order = torch.randperm(len(prompts))
         for first in range(0, math.ceil(size / each), batch):
             rows = torch.arange(first, min(first + batch, math.ceil(size / each)))
