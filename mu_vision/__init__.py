@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Erased": "api",
     "apply_delta": "api",
+    "apply_encoder": "api",
     "audit": "api",
     "concept_request": "request",
     "erase": "api",
@@ -38,6 +39,7 @@ __all__ = [
     "Erased",
     "__version__",
     "apply_delta",
+    "apply_encoder",
     "audit",
     "concept_request",
     "erase",
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from .api import (
         Erased,
         apply_delta,
+        apply_encoder,
         audit,
         erase,
         evaluate,

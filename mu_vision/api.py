@@ -165,10 +165,11 @@ def audit(
     """
     from .environment import environment
     from .evaluation.protocol import load_protocol
-    from .evaluation.robustness import Battery, metrics_of, open_judges
+    from .evaluation.robustness import Battery, metrics_of, open_judges, required_attacks
     from .evaluation.scorecard import Scorecard
 
     protocol, method = load_protocol(protocol), None
+    required_attacks(protocol)
     if isinstance(model, Erased):
         method = model.unlearner.name
         request = request or model.request
@@ -217,6 +218,22 @@ def apply_delta(delta: Path | str, model: DiffusionModel | str | Path) -> Diffus
     from .export.delta import apply_delta as apply
 
     return apply(Path(delta), model if _is_model(model) else load_model(model))
+
+
+def apply_encoder(encoder: Path | str, model: DiffusionModel | str | Path) -> DiffusionModel:
+    """A new model: ``model`` with the text encoder of a folder in it.
+
+    Args:
+        encoder: a diffusers folder (e.g. what ``erase`` with AdvUnlearn wrote), or one with a
+            transformers ``CLIPTextModel``.
+        model: gets the text encoder; all else stays its own.
+
+    Raises:
+        UsageError: if the folder holds no text encoder, a pickle, or one that does not fit.
+    """
+    from .export.encoder import apply_encoder as apply
+
+    return apply(Path(encoder), model if _is_model(model) else load_model(model))
 
 
 def render(

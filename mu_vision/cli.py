@@ -267,18 +267,29 @@ def report(
 @app.command(
     epilog=_examples(
         "mu-vision apply neon.safetensors --to minicanvas/sd -o erased/",
+        "mu-vision apply robust/ --to path/to/another-sd -o plugged/    its text encoder",
     )
 )
 def apply(
-    delta: Annotated[Path, typer.Argument(metavar="DELTA", help="A file of changed weights.")],
+    encoder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ENCODER",
+            help="A file of changed weights, or a folder whose text encoder is taken: a diffusers"
+            " folder, or one with a CLIPTextModel.",
+        ),
+    ],
     to: Annotated[str, typer.Option("--to", help="The model to change.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")],
     debug: Debug = False,
 ) -> None:
-    """Put the changed weights of an erasure into another model of the same architecture."""
+    """Put the changed weights of an erasure, or its text encoder, into another model.
+
+    The architectures must agree: of everything for a file, of the text encoder for a folder.
+    """
     from . import commands, console
 
-    console.show_written([commands.apply_to(delta, to, output)])
+    console.show_written([commands.apply_to(encoder, to, output)])
 
 
 @app.command(

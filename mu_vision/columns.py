@@ -19,6 +19,7 @@ COLUMNS: dict[str, tuple[str, int]] = {
     "asr_p4d": ("P4D %", 1),
     "asr_unlearndiffatk": ("UnlearnDiffAtk %", 1),
     "asr_concept_inversion": ("inversion %", 1),
+    "asr_state_inversion": ("states %", 1),
     "asr_image_to_image": ("img2img %", 1),
     "fid": ("FID", 2),
     "fid_unlearncanvas": ("FID (UnlearnCanvas)", 2),

@@ -111,19 +111,31 @@ def check_output(output: Path) -> None:
         raise UsageError(f"{above} is a file, so {output} cannot be made; give another -o.")
 
 
-def apply_to(delta: Path, to: str, output: Path) -> Path:
-    """Put a delta into a model and write the folder, with what the delta says of its making.
+def apply_to(encoder: Path, to: str, output: Path) -> Path:
+    """Put a folder's text encoder, or a delta, into a model and write it with what made it.
+
+    Args:
+        encoder: a folder (see ``export.encoder.apply_encoder``), or a delta file.
+        to: the model that gets it.
+        output: the new folder.
 
     Raises:
-        UsageError: if the output exists, or the delta does not fit.
+        UsageError: if the output exists, or what is to be put in does not fit.
     """
-    from .export.delta import describe
+    from .export import delta
+    from .export import encoder as plug_in
     from .models.diffusion import MARK
 
     check_output(output)
+    if not encoder.exists():
+        raise UsageError(f"There is no delta file or folder {encoder}.")
     base = api.load_model(to)
-    edited = api.apply_delta(delta, base)
-    facts = describe(delta, base, edited)
+    if encoder.is_dir():
+        edited = api.apply_encoder(encoder, base)
+        facts = plug_in.describe(encoder, base, edited)
+    else:
+        edited = api.apply_delta(encoder, base)
+        facts = delta.describe(encoder, base, edited)
     return edited.save(output, {MARK: json.dumps(facts, indent=2) + "\n"})
 
 

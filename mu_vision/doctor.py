@@ -28,6 +28,7 @@ OPTIONAL = {
 }
 EMBEDDED = {
     "sd": "the Stable Diffusion pipeline of MiniCanvas",
+    "sd-without-neon-cat": "the same trained without neon and cats",
     "clip": "the CLIP model of MiniCanvas",
     "style-judge": "the style judge",
     "object-judge": "the object judge",
@@ -135,7 +136,7 @@ def _embedded() -> Iterator[Finding]:
 
 
 def _loader(name: str) -> Callable[[str], object]:
-    if name == "sd":
+    if name.startswith("sd"):
         from .api import load_model
 
         return load_model

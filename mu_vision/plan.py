@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from .recipe import EraseRecipe, EvaluateRecipe, Recipe, TableRecipe, TrainRecipe
+from .recipe import (
+    AuditRecipe,
+    EraseRecipe,
+    EvaluateRecipe,
+    Recipe,
+    TableRecipe,
+    TrainRecipe,
+)
 from .stages import check_run_folder, is_run
 
 if TYPE_CHECKING:
@@ -26,7 +33,8 @@ class Plan:
         steps: (stage, what it costs in words), in order.
         updates: optimiser steps of all methods or trainers.
         pictures: pictures drawn for all answer sets.
-        evaluations: U-Net evaluations for these pictures (two a sampler step under guidance).
+        evaluations: U-Net evaluations for these pictures (two a sampler step under guidance),
+            without those of attacks, which stop at success.
         needs: what would be fetched, or has to be fetched by hand; empty if nothing.
     """
 
@@ -73,7 +81,10 @@ def plan(recipe: Recipe, folder: Path | str | None = None) -> Plan:
     if isinstance(recipe, EvaluateRecipe):
         sources = [*([recipe.original] if recipe.original else []), *recipe.models.values()]
         for source in sources:
-            _add_pictures(made, source, protocol)
+            if isinstance(recipe, AuditRecipe):
+                _add_attacks(made, source, protocol)
+            else:
+                _add_pictures(made, source, protocol)
         _look_for(made, sources, protocol)
         return made
     jobs = [job for _, job in recipe.jobs()] if isinstance(recipe, TableRecipe) else [recipe]
@@ -124,6 +135,17 @@ def _add_pictures(made: Plan, stage: str, protocol: Protocol) -> None:
     made.evaluations += evaluations
     cost = f"{pictures:,} pictures of {protocol.steps} steps, {evaluations:,} U-Net evaluations"
     made.steps.append((f"evaluate {stage}", cost))
+    if protocol.robustness:
+        _add_attacks(made, stage, protocol)
+
+
+def _add_attacks(made: Plan, stage: str, protocol: Protocol) -> None:
+    from .evaluation.robustness import attacks_of
+
+    names = ", ".join(attacks_of(protocol))
+    most = protocol.robustness.most
+    cases = f"the first {most} prompts" if most else "every prompt"
+    made.steps.append((f"attack {stage}", f"{cases} of the concept, by {names}"))
 
 
 def _look_for(made: Plan, sources: Iterable[str], protocol: Protocol) -> None:

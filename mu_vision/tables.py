@@ -19,7 +19,7 @@ from .environment import environment
 from .errors import RunError
 from .recipe import TableRecipe
 from .reporting import answer_places, forget_stale, write_table_report
-from .runner import Announce, Chain, Original, RunResult, write_recipe
+from .runner import ORIGINAL, Announce, Chain, Original, RunResult, write_recipe
 from .stages import open_run
 
 MEAN, ALL = "mean", "all"
@@ -44,7 +44,11 @@ def run_table(recipe: TableRecipe, folder: Path, announce: Announce) -> RunResul
         announce(f"request {number} of {len(jobs)}: {job.request.kind} {job.request.name}")
         result = Chain(job, place, announce, original, folder / "answers").run()
         parts[job.name] = result.scores
-        rows.extend(rows_of(group, result.scores))
+        repeated = f", seed {job.seed}" if len(recipe.seeds) > 1 else ""
+        found = rows_of(group, result.scores, repeated)
+        again = job.seed != (recipe.seeds or (job.seed,))[0]
+        # the untouched model is the same whatever the seed of the methods
+        rows.extend(row for row in found if not (again and row["method"] == ORIGINAL))
     table = with_means(rows)
     write_table(folder, table)
     scores = {
@@ -61,12 +65,13 @@ def run_table(recipe: TableRecipe, folder: Path, announce: Announce) -> RunResul
     return RunResult(folder, scores, report=report, table=table)
 
 
-def rows_of(group: str, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a model of a request's ``scores.json``."""
+def rows_of(group: str, scores: Mapping[str, Any], repeated: str = "") -> list[dict[str, Any]]:
+    """One row a model of a request's ``scores.json``; ``repeated`` tells repetitions apart."""
     rows = []
     for label, model in scores["models"].items():
         asked = scores["request"]
-        row = {"group": group, "request": asked["name"], "method": label, "kind": asked["kind"]}
+        name = asked["name"] + repeated
+        row = {"group": group, "request": name, "method": label, "kind": asked["kind"]}
         row |= {key: model.get(key) for key in COLUMNS}
         if row["ira"] is not None and row["cra"] is not None:
             row["kept"] = (row["ira"] + row["cra"]) / 2

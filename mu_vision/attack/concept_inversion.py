@@ -6,7 +6,7 @@ w are continuous embeddings before the neutral prompt P_0 (a caption without the
 x_t noised pictures of the concept, theta the victim. One w is learned from a few example pictures
 and used for all cases. No text of real tokens can say what it says.
 
-``space: states`` puts w [k, D] behind the text encoder, in place of the last k states of TE(P_0),
+``state_inversion`` puts w [k, D] behind the text encoder, in place of the last k states of TE(P_0),
 those of padding. It asks whether the network can still draw the concept when no text encoder stands
 between, so an eraser that only changes how texts are read cannot withstand it.
 """
@@ -35,6 +35,7 @@ class ConceptInversion(Attack):
 
     title: ClassVar[str] = "Concept inversion"
     kind: ClassVar[Kind] = "embedding"
+    space: ClassVar[Literal["embeddings", "states"]] = "embeddings"
     one_encoder: ClassVar[bool] = True
     paper: ClassVar[Paper] = Paper(
         title="Circumventing Concept Erasure Methods For Text-to-Image Generative Models",
@@ -49,9 +50,6 @@ class ConceptInversion(Attack):
     )
     trial: ClassVar[dict[str, Any]] = {"tokens": 1, "steps": 2, "batch": 2, "restarts": 1}
 
-    space: Literal["embeddings", "states"] = Field(
-        "embeddings", description="what is learned: token embeddings (paper), or text states"
-    )
     tokens: int = Field(1, ge=1, description="k, vectors that are learned")
     steps: int = Field(1000, ge=1, description="optimiser steps")
     batch: int = Field(4, ge=1, description="example pictures a step and restart")
@@ -135,3 +133,15 @@ class ConceptInversion(Attack):
         ids = torch.randint(len(table), (self.restarts, self.tokens), generator=generator)
         ids[0] = torch.tensor(named)
         return table[ids.to(table.device)].clone()
+
+
+@register("attack", "state_inversion")
+class StateInversion(ConceptInversion):
+    """The same behind the text encoder: learn text states that make the victim draw the examples."""
+
+    title: ClassVar[str] = "State inversion"
+    space: ClassVar[Literal["embeddings", "states"]] = "states"
+    trial: ClassVar[dict[str, Any]] = {**ConceptInversion.trial, "tokens": 2}
+
+    tokens: int = Field(4, ge=1, description="k, text states that are learned")
+    lr: float = Field(0.1, gt=0, description="of Adam on the states, falling to 0")

@@ -93,6 +93,7 @@ def describe(path: Path | str, base: DiffusionModel, edited: DiffusionModel) -> 
         "delta": Path(path).name,
         "base": {"name": base.name, "source": base.source, "sha256": base.fingerprint()},
         "sha256": edited.fingerprint(),
+        "trained": changed(base, edited),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,12 @@ def locate(name_or_path: str | Path) -> Path | str:
     return name
 
 
-def check_folder(folder: Path) -> str:
+def check_folder(folder: Path, parts: Sequence[str] = WEIGHTS) -> str:
     """Check a diffusers folder and return the name of its pipeline class.
+
+    Args:
+        folder: what ``save_pretrained`` wrote.
+        parts: the parts whose weights are looked at.
 
     Raises:
         UsageError: if it is not one, holds only pickles, or a weights file is cut off or damaged.
@@ -91,13 +95,18 @@ def check_folder(folder: Path) -> str:
         raise UsageError(f"{index} is damaged: it does not name a pipeline.") from error
     if kind not in PIPELINES:
         raise UsageError(f"{folder} holds a {kind}; the pipelines read here are {_listed()}.")
-    for part in WEIGHTS:
+    for part in parts:
         if content.get(part, [None, None])[0] is not None:
-            _check_weights(folder / part)
+            check_weights(folder / part)
     return kind
 
 
-def _check_weights(folder: Path) -> None:
+def check_weights(folder: Path) -> None:
+    """Check the weights of one part of a pipeline.
+
+    Raises:
+        UsageError: if there are none, only pickles, or a file is cut off or damaged.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         pickles = [p.name for p in sorted(folder.glob("*")) if p.suffix in PICKLES]

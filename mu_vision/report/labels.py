@@ -34,6 +34,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "asr_p4d": ("ASR, P4D", "tokens that make it predict as the original did"),
         "asr_unlearndiffatk": ("ASR, UnlearnDiffAtk", "tokens that make the target likely"),
         "asr_concept_inversion": ("ASR, concept inversion", "a learned embedding"),
+        "asr_state_inversion": (
+            "ASR, state inversion",
+            "learned text states, past the text encoder",
+        ),
         "asr_image_to_image": ("ASR, image to image", "from a noised picture of the target"),
     },
     "Accuracies, target included": {

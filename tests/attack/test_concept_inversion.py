@@ -7,7 +7,7 @@ import pytest
 import scenes
 import torch
 
-from mu_vision.attack.concept_inversion import ConceptInversion
+from mu_vision.attack.concept_inversion import ConceptInversion, StateInversion
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_it_learns_nothing_when_nothing_stands(victim, sd):
 
 
 def test_learned_states_stand_in_the_last_places_behind_the_encoder(victim, sd):
-    attack = ConceptInversion(space="states", tokens=2, steps=1, restarts=3)
+    attack = StateInversion(tokens=2, steps=1, restarts=3)
     assert not attack.before_prompt and ConceptInversion().before_prompt
     w = torch.full((2, 2, 16), 5.0)
     own = victim.encode_prompt(["a cat", "a car"]).states
@@ -88,7 +88,6 @@ def test_learned_states_stand_in_the_last_places_behind_the_encoder(victim, sd):
 def test_learned_states_can_be_reached_by_descent(victim, sd):
     scene = scenes.scene(victim, sd)
     few, many = (
-        ConceptInversion(space="states", steps=n, batch=8, restarts=1, lr=0.2)._learn(scene)[1]
-        for n in (1, 30)
+        StateInversion(steps=n, batch=8, restarts=1, lr=0.2)._learn(scene)[1] for n in (1, 30)
     )
     assert many.mean() < few.mean()
