@@ -17,8 +17,9 @@ import torch
 from safetensors import SafetensorError
 
 from ..errors import UsageError
-from ..models.diffusion import ENCODERS, DiffusionModel
+from ..models.diffusion import DiffusionModel
 from ..models.loading import check_folder, check_weights, quiet
+from ..models.reader import ENCODERS
 from ..models.weights import digest_of
 from ..unlearn.base import changed
 from .folder import read_facts, versions
