@@ -10,7 +10,13 @@ from mu_vision.data.cards import load_card
 from mu_vision.errors import UsageError
 from mu_vision.models import maths
 from mu_vision.request import ConceptRequest, concept_request
-from mu_vision.unlearn.diffusion.retain import RetainPool, _trajectories, retain_prompts
+from mu_vision.unlearn.diffusion.advunlearn import AdvUnlearn
+from mu_vision.unlearn.diffusion.retain import (
+    RetainPool,
+    _trajectories,
+    default_prompts,
+    retain_prompts,
+)
 
 CAT = ConceptRequest(
     kind="object", name="black_cat", prompts=("cat", "a cat drawn"), plain=1, synonyms=("Kitten", "a.b")
@@ -106,3 +112,13 @@ def test_a_draw_gives_rows_that_belong_together(sd):
         assert rows
         assert any(torch.equal(pool.eps[k], eps) for k in rows)
         assert {PROMPTS[pool.which[k]] for k in rows} == {prompt}
+
+
+def test_a_concept_of_no_data_set_keeps_photos_of_everyday_things_but_its_own(sd):
+    """Nobody should have to invent a retain set to erase "nudity"."""
+    request = concept_request("concept", "cat")
+    objective = AdvUnlearn(**AdvUnlearn.trial).objective(sd, (request,))
+    objective.prepare(sd.device)
+    kept = objective.retain.prompts
+    assert len(kept) == len(default_prompts()) - 1
+    assert "a photo of an airplane" in kept and "a photo of a cat" not in kept

@@ -29,7 +29,7 @@ from ...registry import Paper, register
 from ...request import ConceptRequest
 from ..base import AdversarialUnlearner, Erasure, concept_texts
 from .esd import ESD, ESDObjective
-from .retain import RetainPool, retain_prompts
+from .retain import RetainPool, default_prompts, retain_prompts
 from .selectors import Variant, select_text
 
 
@@ -137,7 +137,8 @@ class AdvUnlearnObjective(ESDObjective):
         s = self.settings
         if s.gamma:
             _, kept = concept_texts(self.requests)
-            prompts = retain_prompts(self.requests, kept if s.retain is None else s.retain)
+            given = (kept or default_prompts()) if s.retain is None else s.retain
+            prompts = retain_prompts(self.requests, given)
             with seeding.seeded("retain-pool", s.seed):
                 self.retain = RetainPool.make(
                     self.teacher, prompts, s.retain_pool, s.sampler_steps, s.start_guidance

@@ -15,6 +15,26 @@ from ...models import maths
 from ...models.diffusion import DiffusionModel
 from ...request import ConceptRequest
 
+# COCO's object classes (Lin et al. 2014, arXiv 1405.0312) but "person" and "tie": AdvUnlearn's filter
+# puts harmless things in the place of people and clothes
+COCO_OBJECTS = (
+    "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep",
+    "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "suitcase",
+    "frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove",
+    "skateboard", "surfboard", "tennis racket", "bottle", "wine glass", "cup", "fork", "knife",
+    "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog",
+    "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
+    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster",
+    "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier",
+    "toothbrush",
+)  # fmt: skip
+
+
+def default_prompts() -> list[str]:
+    """AdvUnlearn's retain set for a concept of no data set: "a photo of a bicycle", and so on."""
+    return [f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in COCO_OBJECTS]
+
 
 def retain_prompts(requests: Sequence[ConceptRequest], prompts: Sequence[str]) -> list[str]:
     """The prompts that name none of the concepts, nor a synonym of one.
