@@ -137,9 +137,14 @@ class ConceptInversion(Attack):
 
 @register("attack", "state_inversion")
 class StateInversion(ConceptInversion):
-    """The same behind the text encoder: learn text states that make the victim draw the examples."""
+    """The same behind the text encoder: learn text states that make the victim draw the examples.
+
+    Free states can teach a network what it never knew (see the floor), so this attack says where a
+    concept was hidden and does not count for the worst case.
+    """
 
     title: ClassVar[str] = "State inversion"
+    headline: ClassVar[bool] = False
     space: ClassVar[Literal["embeddings", "states"]] = "states"
     trial: ClassVar[dict[str, Any]] = {**ConceptInversion.trial, "tokens": 2}
 

@@ -129,7 +129,7 @@ class Battery:
         attacks = {}
         untouched = victim.fingerprint() == self.original.fingerprint()
         for name, attack in self.attacks.items():
-            if untouched and not attack.headline:
+            if untouched and attack.kind == "weights":
                 continue  # there is nothing to bring back
             record = self._attack(name, attack, victim, label, "victim")
             record["control"] = self._control(name, attack)
@@ -189,7 +189,8 @@ class Battery:
 
     def _control(self, name: str, attack: Attack) -> dict[str, Any] | None:
         """ASR of a white-box attack on the original when the prompt does not name the concept."""
-        if not (attack.white_box and attack.headline and self.protocol.robustness.controls):
+        trained = attack.kind == "weights"
+        if not attack.white_box or trained or not self.protocol.robustness.controls:
             return None
         return self._attack(name, attack, self.original, "original without the name", "control")[
             "asr"
@@ -294,7 +295,8 @@ def metrics_of(found: Mapping[str, Any], judge: str) -> dict[str, Metric]:
 
     add("pre_asr", found["pre_asr"])
     for label, record in found["attacks"].items():
-        if record["headline"]:
+        # what training brings back has a curve, and no rate of its own
+        if record["kind"] != "weights":
             add(f"asr_{label}", record["asr"], record["seconds"])
     if found["worst"]:
         add("asr_worst", found["worst"])
