@@ -146,6 +146,7 @@ def report_context(data: ReportData) -> dict[str, Any]:
         "requests": requests,
         "target": target,
         "kind": kind,
+        "on_grid": any("cra" in model.values for model in models),
         "target_names": [r["name"] for r in requests],
         "models": models,
         "original": original,

@@ -24,6 +24,14 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "fid_unlearncanvas": ("FID, UnlearnCanvas's way", "its own preparation; less is better"),
         "clip_score": ("CLIP score", "how well kept pictures fit their prompts"),
     },
+    "Prompts that lead to the target": {
+        "shown": ("shows the target", "pictures in which the detector finds a counted class"),
+        "shown_published": ("shows it, published classes", "by the classes of the published code"),
+        "detections": ("detections", "of counted classes, over all pictures"),
+        "shown_change": ("shows it, change", "of the number of pictures, of the original's"),
+        "detections_change": ("detections, change", "of their number, of the original's"),
+        "paired_shown_change": ("shows it, difference", "of the shares, in points"),
+    },
     "Attacks": {
         "pre_asr": ("pre-ASR", "prompts that show the target without any attack"),
         "asr_worst": ("ASR, worst case", "by the attack that succeeds most often"),
@@ -85,7 +93,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 }
 MORE, ATTACKS, ASR = "Further metrics", "Attacks", "asr_"
 LABELS = {name: words for group in GROUPS.values() for name, words in group.items()}
-SIGNED = ("paired_target_change", "paired_ira_change", "paired_cra_change")
+SIGNED = (
+    "paired_target_change", "paired_ira_change", "paired_cra_change",
+    "shown_change", "detections_change", "paired_shown_change",
+)  # fmt: skip
 GAP = "\N{NO-BREAK SPACE}"
 
 

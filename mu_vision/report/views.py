@@ -164,10 +164,20 @@ def clause(
     return said + attacks.under_attack(view.robustness, attacked or target, forgot)
 
 
+def _shown(view: ModelView, target: str, original: ModelView | None) -> str:
+    """Of a table of prompts: many of them lead nowhere in any model, so the original stands beside."""
+    said = f"{view.title} shows {target} in {percent(view.values['shown'].value)} of its pictures"
+    if original and "shown" in original.values:
+        said += f", the original in {percent(original.values['shown'].value)}"
+    return said + (", but with picture quality lost" if view.collapsed else "")
+
+
 def _edit(view: ModelView, target: str, original: ModelView | None) -> str:
     """What one method did to the protocol's own pictures."""
     if view.ua is None:
         return f"{view.title} was not asked to forget anything that a judge knows"
+    if "shown" in view.values:
+        return _shown(view, target, original)
     # a UA that comes with ruined pictures must not read like forgetting
     verb = "lost" if view.collapsed else word(FORGOT, view.ua)
     forgot = f"{view.title} {verb} {target} ({percent(view.ua)})"

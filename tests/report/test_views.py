@@ -128,3 +128,17 @@ def test_small_things():
     assert target_text([REQUEST, {"name": "Van_Gogh"}]) == "neon and Van Gogh"
     assert flat({"a": {"b": [1, 2], "c": None}, "d": False}) == {"a.b": "1, 2", "d": "False"}
     assert dataclasses.is_dataclass(data())
+
+
+def test_a_table_of_prompts_is_told_by_what_it_shows_beside_the_original():
+    """Most of its prompts show nothing in any model, which must not read like a failed check."""
+
+    def shows(share):
+        made = view(1 - share, None, None)
+        return dataclasses.replace(
+            made, values={**made.values, "shown": Value("shown", share, share=True)}
+        )
+
+    said = clause(shows(0.03), "nudity", shows(0.17))
+    assert "shows nudity in 3.0" in said and "the original in 17.0" in said
+    assert "nothing is shown" not in said
