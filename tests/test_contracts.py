@@ -263,10 +263,10 @@ def test_every_field_of_an_attack_is_documented_and_has_a_default(name):
         assert info.description, f"{name}.{field} has no description"
         assert not info.is_required(), f"{name}.{field} has no default"
     assert cls.name == name and cls.title and cls.__doc__
-    assert cls.kind in ("text", "tokens", "embedding", "image", "weights")
+    assert cls.kind in ("text", "tokens", "embedding", "states", "image", "weights")
     assert cls.paper.title and cls.paper.arxiv and cls.paper.cost
     assert cls.__module__.rsplit(".", 1)[-1] == name
-    assert attack_of(name).before_prompt == (cls.kind in ("tokens", "embedding"))
+    assert attack_of(name).takes_room == (cls.kind in ("tokens", "embedding", "states"))
     saved = json.loads(json.dumps(attack_of(name).model_dump(mode="json")))
     assert cls.from_settings(saved) == attack_of(name)
 

@@ -29,7 +29,7 @@ from ..models.text import TextStates
 from ..registry import Paper
 from ..validation import validated
 
-Kind = Literal["text", "tokens", "embedding", "image", "weights"]
+Kind = Literal["text", "tokens", "embedding", "states", "image", "weights"]
 Verdict = Callable[[np.ndarray, Sequence["Case"]], np.ndarray]
 
 
@@ -281,7 +281,7 @@ class Attack(BaseModel):
         name: set by ``registry.register``.
         title: for tables.
         kind: what the attacker may choose: other words (``text``), tokens before the prompt
-            (``tokens``), an embedding, the picture to start from, or the weights.
+            (``tokens``), an embedding, text states, the picture to start from, or the weights.
         white_box: it needs the victim's weights.
         headline: it counts for the worst case. An attack that may teach anything to any model, as
             training does, has no place there.
@@ -302,9 +302,9 @@ class Attack(BaseModel):
     trial: ClassVar[dict[str, Any]] = {}
 
     @property
-    def before_prompt(self) -> bool:
-        """It puts tokens or embeddings before the prompt, which must leave room for them."""
-        return self.kind in ("tokens", "embedding")
+    def takes_room(self) -> bool:
+        """It puts tokens, embeddings or states where a prompt's padding is, which must be there."""
+        return self.kind in ("tokens", "embedding", "states")
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Attack:

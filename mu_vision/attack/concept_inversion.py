@@ -5,16 +5,12 @@
 w are continuous embeddings before the neutral prompt P_0 (a caption without the concept's name),
 x_t noised pictures of the concept, theta the victim. One w is learned from a few example pictures
 and used for all cases. No text of real tokens can say what it says.
-
-``state_inversion`` puts w [k, D] behind the text encoder, in place of the last k states of TE(P_0),
-those of padding. It asks whether the network can still draw the concept when no text encoder stands
-between, so an eraser that only changes how texts are read cannot withstand it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -35,7 +31,6 @@ class ConceptInversion(Attack):
 
     title: ClassVar[str] = "Concept inversion"
     kind: ClassVar[Kind] = "embedding"
-    space: ClassVar[Literal["embeddings", "states"]] = "embeddings"
     one_encoder: ClassVar[bool] = True
     paper: ClassVar[Paper] = Paper(
         title="Circumventing Concept Erasure Methods For Text-to-Image Generative Models",
@@ -60,8 +55,7 @@ class ConceptInversion(Attack):
         rows = books.standing()
         if not rows:
             return books.result(self.name, error=[])
-        if self.before_prompt:
-            check_room(scene, self.tokens)
+        check_room(scene, self.tokens)
         w, error = self._learn(scene)
         # learning serves all cases, so each carries its share
         books.share(rows, self.steps * self.batch * self.restarts)
@@ -76,16 +70,9 @@ class ConceptInversion(Attack):
             books.try_states(rows, text, notes)
         return books.result(self.name, error=[round(e, 5) for e in error.tolist()])
 
-    @property
-    def before_prompt(self) -> bool:
-        return self.space == "embeddings"
-
     def _read(self, victim: DiffusionModel, prompts: Sequence[str], w: torch.Tensor) -> TextStates:
-        """Text states of prompts with the learned vectors [B, k, D] in them, their length unchanged."""
-        if self.space == "embeddings":
-            return victim.encode_embeddings(victim.insert(prompts, w))
-        states = victim.encode_prompt(prompts).states
-        return TextStates(torch.cat([states[:, : states.shape[1] - w.shape[1]], w], dim=1))
+        """Text states of prompts with the learned vectors [B, k, D] before them."""
+        return victim.encode_embeddings(victim.insert(prompts, w))
 
     def _learn(self, scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings [R, k, D], and each one's mean error [R] over the last tenth of the steps."""
@@ -116,37 +103,10 @@ class ConceptInversion(Attack):
         return w.detach(), last
 
     def _starts(self, scene: Scene, table: torch.Tensor, generator) -> torch.Tensor:
-        """The first restart begins at the concept's own tokens, the others at random ones.
-
-        States begin at those of the concept's plain text, and at normal noise.
-        """
-        if self.space == "states":
-            own = scene.victim.encode_prompt([scene.concept[0]]).states[0]
-            last = scene.victim.tokens(scene.concept[0]).last
-            shape = (self.restarts, self.tokens, own.shape[1])
-            starts = torch.randn(shape, generator=generator).to(own.device) * own.std()
-            starts[0] = own[max(1, last)]
-            return starts
+        """The first restart begins at the concept's own tokens, the others at random ones."""
         tokens = scene.victim.tokens(scene.concept[0])
         own = tokens.ids[1 : tokens.count - 1] or (0,)
         named = [own[k % len(own)] for k in range(self.tokens)]
         ids = torch.randint(len(table), (self.restarts, self.tokens), generator=generator)
         ids[0] = torch.tensor(named)
         return table[ids.to(table.device)].clone()
-
-
-@register("attack", "state_inversion")
-class StateInversion(ConceptInversion):
-    """The same behind the text encoder: learn text states that make the victim draw the examples.
-
-    Free states can teach a network what it never knew (see the floor), so this attack says where a
-    concept was hidden and does not count for the worst case.
-    """
-
-    title: ClassVar[str] = "State inversion"
-    headline: ClassVar[bool] = False
-    space: ClassVar[Literal["embeddings", "states"]] = "states"
-    trial: ClassVar[dict[str, Any]] = {**ConceptInversion.trial, "tokens": 2}
-
-    tokens: int = Field(4, ge=1, description="k, text states that are learned")
-    lr: float = Field(0.1, gt=0, description="of Adam on the states, falling to 0")

@@ -115,7 +115,7 @@ class Battery:
         if self._never_knew():
             locate(self._never_knew())
         room = max(
-            (getattr(a, "tokens", 0) for a in self.attacks.values() if a.before_prompt), default=0
+            (getattr(a, "tokens", 0) for a in self.attacks.values() if a.takes_room), default=0
         )
         self.stage: Stage = set_stage(original, requests, protocol, bench, room, targets)
         self._before: dict[str, np.ndarray] = {}

@@ -21,6 +21,7 @@ CHOOSES = {
     "text": "the words of the prompt",
     "tokens": "tokens before the prompt",
     "embedding": "an embedding before the prompt, which no text can say",
+    "states": "text states, past the text encoder",
     "image": "the picture to start from",
     "weights": "further training of the weights",
 }

@@ -7,7 +7,8 @@ import pytest
 import scenes
 import torch
 
-from mu_vision.attack.concept_inversion import ConceptInversion, StateInversion
+from mu_vision.attack.concept_inversion import ConceptInversion
+from mu_vision.attack.state_inversion import StateInversion
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_it_learns_nothing_when_nothing_stands(victim, sd):
 
 def test_learned_states_stand_in_the_last_places_behind_the_encoder(victim, sd):
     attack = StateInversion(tokens=2, steps=1, restarts=3)
-    assert not attack.before_prompt and ConceptInversion().before_prompt
+    assert attack.takes_room and ConceptInversion().takes_room
     w = torch.full((2, 2, 16), 5.0)
     own = victim.encode_prompt(["a cat", "a car"]).states
     read = attack._read(victim, ["a cat", "a car"], w).states
