@@ -9,6 +9,7 @@ import torch
 
 from mu_vision.attack.concept_inversion import ConceptInversion
 from mu_vision.attack.state_inversion import StateInversion
+from mu_vision.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +82,10 @@ def test_learned_states_stand_in_the_last_places_behind_the_encoder(victim, sd):
     assert torch.equal(starts[0], concept.expand(2, -1))
     result = attack.run(scenes.scene(victim, sd))
     assert len(result.details["error"]) == 3 and [t.tries for t in result.trials] == [3, 3, 3]
-    # a prompt that fills the encoder has no room before it, but is none of this attack's business
+    # the places must be padding: a prompt that fills the encoder would lose its own end
     long = scenes.Case("x" * 45, "x" * 45, "x" * 3, 1)
-    assert attack.run(scenes.scene(victim, sd, cases=(long,))).trials[0].tries == 3
+    with pytest.raises(UsageError, match="2 more do not fit"):
+        attack.run(scenes.scene(victim, sd, cases=(long,)))
 
 
 def test_learned_states_can_be_reached_by_descent(victim, sd):
