@@ -46,8 +46,8 @@ pipeline = DiffusionPipeline.from_pretrained("this folder")
 
 Settings that differ from the method's defaults: {{ changed_settings or "none" }}.
 
-Forgetting was not attacked here. Measure it before you rely on it:
-`mu-vision evaluate <this folder>`.
+Forgetting was not attacked here. Measure and attack it before you rely on it:
+`mu-vision evaluate <this folder>`, `mu-vision audit <this folder>`.
 """
 
 
