@@ -232,7 +232,7 @@ class ClosedFormUnlearner(Unlearner):
 
 
 class AdversarialUnlearner(GradientUnlearner):
-    """A method of several networks: its ``objective`` overrides ``optimizers`` and ``step``."""
+    """A method with an opponent: its ``objective`` attacks within ``loss``, or overrides ``step``."""
 
 
 def concept_texts(
