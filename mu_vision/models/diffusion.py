@@ -162,11 +162,17 @@ class DiffusionModel(PromptReader):
         """
         if guidance in (0, 1):
             return self.predict_noise(x, t, cond if guidance == 1 else null)
+        return maths.guided(*self.noise_branches(x, t, cond, null), guidance)
+
+    def noise_branches(
+        self, x: torch.Tensor, t: torch.Tensor | int, cond: TextStates, null: TextStates
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """eps_null and eps_cond, both [B, C, h, w], as one batch."""
         n = len(x)
         both = TextStates.cat([null.expand(n), cond.expand(n)])
         twice = torch.as_tensor(t, device=x.device).expand(n).repeat(2)
-        eps = self.predict_noise(torch.cat([x, x]), twice, both)
-        return maths.guided(*eps.chunk(2), guidance)
+        e_null, e_cond = self.predict_noise(torch.cat([x, x]), twice, both).chunk(2)
+        return e_null, e_cond
 
     def _time_ids(self, rows: int) -> torch.Tensor:
         """SDXL's size conditioning: original size, crop corner, target size, in pixels."""

@@ -234,9 +234,15 @@ def target_text(requests: Sequence[Mapping[str, Any]]) -> str:
 
 
 def title_of(key: str) -> str:
-    """``esd`` -> ``ESD``; longer names keep their letters."""
+    """``esd_text`` -> ``ESD text``: a method's name as it is written, and what a label adds to it."""
+    from .. import registry
+
     if key == ORIGINAL:
         return "Original"
+    for name in sorted(registry.names("method"), key=len, reverse=True):
+        if key == name or key.startswith(f"{name}_"):
+            title = registry.get("method", name).title or name.upper()
+            return title + key[len(name) :].replace("_", " ")
     return key.upper() if len(key) <= 4 else key.replace("_", " ")
 
 

@@ -51,6 +51,7 @@ class Unlearner(BaseModel):
 
     Attributes:
         name: set by ``registry.register``.
+        title: the name as the literature writes it; empty where capitals do.
         family: ``diffusion``, ``gan``, ``classifier`` or ``regressor``.
         paper: where the method comes from.
         trial: settings of a run that takes a second on a tiny model (contract tests use them).
@@ -61,6 +62,7 @@ class Unlearner(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
     name: ClassVar[str]
+    title: ClassVar[str] = ""
     family: ClassVar[str]
     paper: ClassVar[Paper]
     trial: ClassVar[dict[str, Any]] = {}

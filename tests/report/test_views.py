@@ -17,6 +17,7 @@ from mu_vision.report.views import (
     published_view,
     summary,
     target_text,
+    title_of,
 )
 
 
@@ -122,6 +123,14 @@ def test_method_notes_come_from_the_class():
     assert note["paper"].arxiv == "2303.07345" and note["shape"].startswith("trains")
     assert note["settings"] == {"steps": "3"} and note["facts"] == {"time of the edit": "2 s"}
     assert method_note("foreign", {})["words"] == ""
+
+
+def test_methods_are_called_as_the_literature_calls_them():
+    written = {
+        "esd": "ESD", "esd_text": "ESD text", "advunlearn_fast": "AdvUnlearn fast",
+        "original": "Original", "mine": "MINE", "my_own": "my own", "esdx": "ESDX",
+    }  # fmt: skip
+    assert {key: title_of(key) for key in written} == written
 
 
 def test_small_things():

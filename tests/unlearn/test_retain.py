@@ -75,10 +75,12 @@ def test_the_pool_holds_the_teachers_own_predictions(sd):
     assert not pool.x.requires_grad and not pool.eps.requires_grad
 
 
-def test_the_states_lie_on_guided_trajectories_of_their_prompts(sd):
+@pytest.mark.parametrize("each", [1, 3, 4])
+def test_the_states_lie_on_guided_trajectories_of_their_prompts(sd, each):
     with seeding.seeded("pool"):
-        x, t, eps, which = _trajectories(sd, PROMPTS, torch.tensor([1]), 4, 2.0, 12)
-    assert which.tolist() == [1] * 12 and len(set(t.tolist())) > 1
+        rank, x, t, eps, which = _trajectories(sd, PROMPTS, torch.tensor([1]), 4, 2.0, each)
+    assert which.tolist() == [1] * each and sorted(rank.tolist()) == list(range(each))
+    assert len(set(t.tolist())) == each
     with seeding.seeded("pool"):
         state = torch.randn(1, *sd.latent_shape)
     text, met = sd.encode_prompt([PROMPTS[1]]), 0
@@ -90,16 +92,25 @@ def test_the_states_lie_on_guided_trajectories_of_their_prompts(sd):
             met += 1
         guided = sd.guided_noise(state, step, text, sd.null_text(), 2.0)
         state = maths.ddim_step(state, guided, sd.alphas_cumprod[step], sd.level_after(step, 4))
-    assert met == 12
+    assert met == each
 
 
-@pytest.mark.parametrize(("size", "each"), [(3, 1), (7, 2), (12, 4), (30, 4)])
-def test_every_prompt_has_its_turn(sd, size, each):
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 12, 30])
+def test_every_prompt_has_its_turn_and_as_many_states_as_the_others(sd, size):
     pool = make(sd, size, batch=2)
+    assert len(pool.x) == len(pool.t) == len(pool.eps) == len(pool.which) == size
     counts = torch.bincount(pool.which, minlength=3)
-    assert len(pool.x) == size and counts.min() > 0
-    runs = pool.which.unique_consecutive(return_counts=True)[1]
-    assert runs.max() <= each
+    # a prompt's further trajectories take it beyond the 4 states of one
+    assert counts.max() - counts.min() <= (1 if size <= 12 else 4)
+
+
+def test_more_states_of_a_trajectory_cost_no_evaluation(sd, monkeypatch):
+    rows, inner = [], type(sd).predict_noise
+    monkeypatch.setattr(
+        type(sd), "predict_noise", lambda *a, **k: (rows.append(len(a[1])), inner(*a, **k))[1]
+    )
+    make(sd, 12)
+    assert sum(rows) == 2 * 3 * 4
 
 
 def test_a_draw_gives_rows_that_belong_together(sd):

@@ -37,6 +37,7 @@ from .selectors import Variant, select_text
 class AdvUnlearn(ESD, AdversarialUnlearner):
     """ESD against an attacker that puts adversarial tokens before the concept. Paper's defaults."""
 
+    title: ClassVar[str] = "AdvUnlearn"
     paper: ClassVar[Paper] = Paper(
         title="Defensive Unlearning with Adversarial Training for Robust Concept Erasure in"
         " Diffusion Models",
@@ -79,7 +80,7 @@ class AdvUnlearn(ESD, AdversarialUnlearner):
         description="prompts to keep; default the request's, without any that names the concept",
     )
     retain_batch: int = Field(5, ge=1, description="retain prompts in a step")
-    retain_pool: int = Field(256, ge=1, description="states of retain prompts, made once")
+    retain_pool: int = Field(1024, ge=1, description="states of retain prompts, made once")
     attack: Literal["adam", "sign", "none"] = Field(
         "adam", description="K steps of Adam (AT), signed gradient steps (Fast AT: one), or none"
     )

@@ -83,19 +83,24 @@ class RetainPool:
         guidance: float,
         batch: int = 16,
     ) -> RetainPool:
-        """Run trajectories of the prompts in turn and keep up to 4 states of every one.
+        """Run trajectories of the prompts in turn and keep as many states of every one as it takes.
 
+        A state costs nothing more than its memory: the sampler computes the prediction there anyway.
         Every prompt has its turn if ``size`` allows: a prompt without a state is not kept.
         """
         prompts, parts = list(prompts), []
-        each = min(4, max(1, size // len(prompts)))
+        each = min(steps, math.ceil(size / len(prompts)))
+        count = max(math.ceil(size / each), min(size, len(prompts)))
         order = torch.randperm(len(prompts))
-        for first in range(0, math.ceil(size / each), batch):
-            rows = torch.arange(first, min(first + batch, math.ceil(size / each)))
+        for rows in torch.arange(count).split(batch):
             parts.append(
                 _trajectories(teacher, prompts, order[rows % len(order)], steps, guidance, each)
             )
-        x, t, eps, which = (torch.cat(column)[:size] for column in zip(*parts, strict=True))
+        rank, x, t, eps, which = (torch.cat(column) for column in zip(*parts, strict=True))
+        # what is too much is taken from every trajectory alike
+        chosen = rank.argsort(stable=True)[:size]
+        x, t, eps = (column[chosen.to(x.device)] for column in (x, t, eps))
+        which = which[chosen]
         return cls(prompts, x, t, eps, which)
 
     def draw(self, n: int) -> dict[str, Any]:
@@ -113,20 +118,20 @@ def _trajectories(
     guidance: float,
     each: int,
 ) -> tuple[torch.Tensor, ...]:
-    """x, t, eps, which of ``each`` random states of a guided trajectory of every prompt."""
+    """rank, x, t, eps, which of ``each`` different states of a guided trajectory of every prompt.
+
+    ``rank`` numbers the states of a trajectory from 0, in random order.
+    """
     text = teacher.encode_prompt([prompts[i] for i in which.tolist()])
     null, ladder = teacher.null_text(), teacher.timesteps(steps)
     x = torch.randn(len(which), *teacher.latent_shape).to(teacher.device)
-    stops = torch.randint(len(ladder), (len(which), each))
+    stops = torch.rand(len(which), steps).argsort(1)[:, :each]
     found = []
     for n, t in enumerate(ladder[: int(stops.max()) + 1]):
-        here, slot = (stops == n).nonzero(as_tuple=True)
-        if len(here):
-            level = torch.full((len(here),), t, device=x.device)
-            eps = teacher.predict_noise(x[here], level, text[here.to(x.device)])
-            found.append((here * each + slot, x[here], level, eps, which[here]))
-        eps = teacher.guided_noise(x, t, text, null, guidance)
+        e_null, e_cond = teacher.noise_branches(x, t, text, null)
+        here, rank = (stops == n).nonzero(as_tuple=True)
+        level = torch.full((len(here),), t, device=x.device)
+        found.append((rank, x[here], level, e_cond[here], which[here]))
+        eps = maths.guided(e_null, e_cond, guidance)
         x = maths.ddim_step(x, eps, teacher.alphas_cumprod[t], teacher.level_after(t, steps))
-    place, *columns = (torch.cat(column) for column in zip(*found, strict=True))
-    order = place.argsort()
-    return tuple(column[order.to(column.device)] for column in columns)
+    return tuple(torch.cat(column) for column in zip(*found, strict=True))
