@@ -40,3 +40,11 @@ def sdxl(sdxl_folder):
     from mu_vision.models.diffusion import DiffusionModel
 
     return DiffusionModel.load(sdxl_folder, "cpu")
+
+
+@pytest.fixture(scope="session")
+def digit_net():
+    """A small classifier of digits, trained for a moment; do not change its weights."""
+    from labelled import trained_net
+
+    return trained_net()

@@ -12,11 +12,13 @@ import pytest
 import scenes
 import torch
 from diffusers import UNet2DConditionModel
+from labelled import few_digits
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from mu_vision import registry
 from mu_vision.attack import ring_a_bell
 from mu_vision.attack.base import Attack
+from mu_vision.data.selectors import forget_rows
 from mu_vision.errors import RunError, UsageError
 from mu_vision.export.delta import apply_delta, save_delta
 from mu_vision.export.folder import export
@@ -26,7 +28,7 @@ from mu_vision.request import ConceptRequest
 from mu_vision.unlearn.base import GradientUnlearner
 
 METHODS = registry.names("method")
-MODELS = {"diffusion": ["sd", "sdxl"]}
+MODELS = {"diffusion": ["sd", "sdxl"], "classifier": ["digit_net"]}
 CASES = [
     pytest.param(name, model, id=f"{name}-{model}")
     for name in METHODS
@@ -41,6 +43,23 @@ REQUEST = ConceptRequest(
     anchors=("photo style", "a cat in photo style"),
     keep=("a cat", "mosaic style"),
 )
+
+
+OTHER = ConceptRequest(kind="object", name="boat", prompts=("boat",), anchor="fish", keep=("tree",))
+SAMPLES = forget_rows(few_digits(), range(0, 40, 2))
+OTHERS = forget_rows(few_digits(), range(1, 25, 2))
+ASKED = {"diffusion": (REQUEST, OTHER), "classifier": (SAMPLES, OTHERS)}
+
+
+def family(name: str) -> str:
+    return registry.get("method", name).family
+
+
+@pytest.fixture
+def model(request):
+    """The first model of the method's family."""
+    name = request.node.callspec.params["name"]
+    return request.getfixturevalue(MODELS[family(name)][0])
 
 
 def build(name: str, **changes):
@@ -92,7 +111,7 @@ def test_only_selected_tensors_move_and_the_original_stays(name, which, request)
     model = request.getfixturevalue(which)
     before, print_before = tensors(model), model.fingerprint()
     method = build(name)
-    done = method.unlearn(model, REQUEST)
+    done = method.unlearn(model, ASKED[family(name)][0])
     after = done.model.named_parameters()
     selected = method.trained(model)
     assert done.trained == selected
@@ -116,30 +135,35 @@ def test_only_selected_tensors_move_and_the_original_stays(name, which, request)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_same_seed_gives_the_same_tensors(name, sd):
+def test_the_same_seed_gives_the_same_tensors(name, model):
+    asked = ASKED[family(name)][0]
     first, again, other = (
-        tensors(build(name, seed=seed).unlearn(sd, REQUEST).model) for seed in (1, 1, 2)
+        tensors(build(name, seed=seed).unlearn(model, asked).model) for seed in (1, 1, 2)
     )
     assert same(first, again)
     assert same(first, other) != registry.get("method", name).stochastic
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_several_requests_are_forgotten_together(name, sd):
-    second = ConceptRequest(
-        kind="object", name="boat", prompts=("boat",), anchor="fish", keep=("tree",)
-    )
+def test_several_requests_are_forgotten_together(name, model):
+    one, two = ASKED[family(name)]
     first, other, both = (
-        tensors(build(name).unlearn(sd, asked).model)
-        for asked in (REQUEST, second, [REQUEST, second])
+        tensors(build(name).unlearn(model, asked).model) for asked in (one, two, [one, two])
     )
     assert not (same(both, first) and same(both, other))
     assert not same(first, other)
     with pytest.raises(UsageError, match="at least one request"):
-        build(name).unlearn(sd, [])
+        build(name).unlearn(model, [])
 
 
-@pytest.mark.parametrize(("name", "which"), CASES)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_model_of_another_family_is_refused(name, sd, digit_net):
+    wrong = digit_net if family(name) == "diffusion" else sd
+    with pytest.raises(UsageError, match=rf"{name} works on a {family(name)} model; .* is a "):
+        build(name).unlearn(wrong, ASKED[family(name)][0])
+
+
+@pytest.mark.parametrize(("name", "which"), [c for c in CASES if "digit" not in str(c.values[1])])
 def test_what_was_saved_is_reloaded(name, which, request, tmp_path):
     model = request.getfixturevalue(which)
     method = build(name)
@@ -175,9 +199,9 @@ def surroundings() -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_nothing_global_is_changed(name, sd, tmp_path):
+def test_nothing_global_is_changed(name, model, tmp_path):
     before = surroundings()
-    build(name).unlearn(sd, REQUEST, tmp_path)
+    build(name).unlearn(model, ASKED[family(name)][0], tmp_path)
     after = surroundings()
     before["environment"].pop("PYTEST_CURRENT_TEST", None)
     after["environment"].pop("PYTEST_CURRENT_TEST", None)
@@ -186,21 +210,22 @@ def test_nothing_global_is_changed(name, sd, tmp_path):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_no_op_is_caught(name, sd):
+def test_a_no_op_is_caught(name, model):
     idle = registry.get("method", name).idle
     if idle is None:
         pytest.skip(f"{name} has no settings under which nothing moves")
     with pytest.raises(RunError, match=rf"{name} moved no weight.*\(a no-op\)"):
-        build(name, **idle).unlearn(sd, REQUEST)
+        build(name, **idle).unlearn(model, ASKED[family(name)][0])
 
 
 GRADIENT = [n for n in METHODS if issubclass(registry.get("method", n), GradientUnlearner)]
 
 
 @pytest.mark.parametrize("name", GRADIENT)
-def test_a_killed_run_ends_with_the_same_weights(name, sd, tmp_path, monkeypatch):
+def test_a_killed_run_ends_with_the_same_weights(name, model, tmp_path, monkeypatch):
+    asked = ASKED[family(name)][0]
     method = build(name, steps=5, checkpoint_every=1, log_every=1)
-    whole = method.unlearn(sd, REQUEST, tmp_path / "whole")
+    whole = method.unlearn(model, asked, tmp_path / "whole")
 
     def killed(self, step):
         if step == 2:
@@ -209,18 +234,18 @@ def test_a_killed_run_ends_with_the_same_weights(name, sd, tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(Objective, "after_step", killed)
         with pytest.raises(KeyboardInterrupt):
-            method.unlearn(sd, REQUEST, tmp_path / "parts")
-    resumed = method.unlearn(sd, REQUEST, tmp_path / "parts")
+            method.unlearn(model, asked, tmp_path / "parts")
+    resumed = method.unlearn(model, asked, tmp_path / "parts")
     assert same(tensors(whole.model), tensors(resumed.model))
     assert whole.history == resumed.history
 
 
 @pytest.mark.parametrize("name", GRADIENT)
-def test_another_job_does_not_go_on_from_the_checkpoint(name, sd, tmp_path):
-    build(name).unlearn(sd, REQUEST, tmp_path)
-    other = REQUEST.model_copy(update={"prompts": ("mosaic style",), "anchors": ()})
+def test_another_job_does_not_go_on_from_the_checkpoint(name, model, tmp_path):
+    one, other = ASKED[family(name)]
+    build(name).unlearn(model, one, tmp_path)
     with pytest.raises(UsageError, match="checkpoint of another job"):
-        build(name).unlearn(sd, other, tmp_path)
+        build(name).unlearn(model, other, tmp_path)
 
 
 def test_unknown_methods_are_refused_with_the_nearest():

@@ -40,6 +40,8 @@ class DiffusionModel(PromptReader):
         source: folder or hub name that it was read from.
     """
 
+    family = "diffusion"
+
     def __init__(
         self,
         pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline,

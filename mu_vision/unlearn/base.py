@@ -88,23 +88,28 @@ class Unlearner(BaseModel):
     def unlearn(
         self,
         model: Any,
-        request: ConceptRequest | Sequence[ConceptRequest],
+        request: Any,
         folder: Path | str | None = None,
     ) -> Unlearned:
         """Edit a copy of the model so that it forgets.
 
         Args:
             model: the original; it is not changed.
-            request: one request, or several to be forgotten together.
+            request: a ``ConceptRequest`` or ``ForgetRequest``, or several to be forgotten together.
             folder: where checkpoints go, so that a killed run goes on; None for none.
 
         Raises:
             UsageError: if the settings do not fit the model or the request.
             RunError: if no weight moved (a no-op), or the loss diverged.
         """
-        requests = (request,) if isinstance(request, ConceptRequest) else tuple(request)
+        requests = tuple(request) if isinstance(request, list | tuple) else (request,)
         if not requests:
             raise UsageError("Nothing was asked to be forgotten: give at least one request.")
+        if model.family != self.family:
+            raise UsageError(
+                f"The method {self.name} works on a {self.family} model; {model.name} is a"
+                f" {model.family} model."
+            )
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         done = self._run(model, requests, Path(folder) if folder else None)
@@ -154,9 +159,12 @@ class GradientUnlearner(Unlearner):
 
     steps: int = Field(1000, ge=1, description="optimiser steps")
     lr: float = Field(1e-5, ge=0, description="learning rate")
-    optimizer: Literal["adam", "adamw"] = Field("adam", description="optimiser")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field("adam", description="optimiser")
     weight_decay: float = Field(0.0, ge=0, description="weight decay of the optimiser")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="course of lr")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
+    schedule: Literal["constant", "cosine", "step"] = Field(
+        "constant", description="course of lr: constant, cosine, or a tenth at 1/2 and 3/4 (step)"
+    )
     warmup: int = Field(0, ge=0, description="steps over which lr rises from 0")
     clip: float = Field(0.0, ge=0, description="largest gradient norm, 0 for no clipping")
     accumulation: int = Field(1, ge=1, description="micro-batches summed into one step")
@@ -171,19 +179,22 @@ class GradientUnlearner(Unlearner):
         """The losses of this method on a model."""
         raise NotImplementedError
 
-    def loop_config(self) -> LoopConfig:
+    def loop_config(self, steps: int | None = None) -> LoopConfig:
         return LoopConfig(
-            steps=self.steps, lr=self.lr, optimizer=self.optimizer, clip=self.clip,
-            weight_decay=self.weight_decay, schedule=self.schedule, warmup=self.warmup,
+            steps=self.steps if steps is None else steps, lr=self.lr, optimizer=self.optimizer, clip=self.clip,
+            weight_decay=self.weight_decay, momentum=self.momentum, schedule=self.schedule, warmup=self.warmup,
             accumulation=self.accumulation, precision=self.precision, seed=self.seed,
             checkpoint_every=self.checkpoint_every, log_every=self.log_every, tracker=self.tracker,
         )  # fmt: skip
 
     def _run(self, model: Any, requests: tuple[ConceptRequest, ...], folder: Path | None):
         objective = self.objective(model, requests)
+        return self._trained(objective, self.loop_config(), model, requests, folder)
+
+    def _trained(self, objective: Erasure, config: LoopConfig, model: Any, requests, folder):
         if folder and PartialState().is_main_process:
             self._claim(folder, model, requests)
-        result = train(objective, self.loop_config(), folder, f"unlearning with {self.name}")
+        result = train(objective, config, folder, f"unlearning with {self.name}")
         report = {"steps": result.steps}
         return Unlearned(
             objective.student, result.seconds, result.peak_memory_gb, objective.names, report,

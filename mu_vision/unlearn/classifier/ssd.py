@@ -1,0 +1,56 @@
+"""SSD, selective synaptic dampening (Foster, Schoepf & Brintrup, AAAI 2024).
+
+I_D, I_f = E over D (the whole training set), over D_f of (d CE / d theta)^2
+theta_i <- min(l I_D / I_f, 1) theta_i   where I_f > a I_D
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+
+from ...models.classifier import PREFIX
+from ...registry import Paper, register
+from .base import OneShotUnlearner
+from .per_sample import mean_square_gradients
+
+
+@register("method", "ssd")
+class SSD(OneShotUnlearner):
+    """Dampen the weights that matter more for the forget set than for all data."""
+
+    paper: ClassVar[Paper] = Paper(
+        title="Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening",
+        authors="J. Foster, S. Schoepf, A. Brintrup",
+        arxiv="2308.07707",
+        venue="AAAI 2024",
+        repository="https://github.com/if-loops/selective-synaptic-dampening",
+        deviations=(
+            "Importances are of single samples; the published squares of batch means depend on the"
+            " batch size.",
+        ),
+        cost="one gradient a sample of D and of D_f",
+    )
+    trial: ClassVar[dict[str, Any]] = {"alpha": 0.5}
+    idle: ClassVar[dict[str, Any] | None] = {"alpha": 1e12}
+
+    alpha: float = Field(10.0, ge=0, description="a, selects; it has a sharp threshold")
+    lam: float = Field(1.0, ge=0, description="l, dampens")
+    chunk: int = Field(64, ge=1, description="samples whose gradients are held at once")
+
+    def change(self, model, request) -> dict[str, Any]:
+        data = request.splits.train
+        if request.gone:
+            data = data.take(sorted({*request.rows, *request.kept_rows}))
+        whole = mean_square_gradients(model, data.to(model.device), self.chunk)
+        forget = mean_square_gradients(model, request.forget.to(model.device), self.chunk)
+        chosen = total = 0
+        for name, parameter in model.named_parameters().items():
+            own = name.removeprefix(f"{PREFIX}.")
+            selected = forget[own] > self.alpha * whole[own]
+            factor = (self.lam * whole[own] / forget[own].clamp_min(1e-45)).clamp(max=1.0)
+            parameter.copy_(torch.where(selected, parameter * factor, parameter))
+            chosen, total = chosen + int(selected.sum()), total + selected.numel()
+        return {"dampened": chosen, "of": total}
