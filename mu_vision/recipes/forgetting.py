@@ -1,0 +1,81 @@
+"""Recipes about samples and classes of classifiers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, NonNegativeInt, field_validator
+
+from ..data.selectors import Selector
+from ..errors import UsageError, unknown
+from ..validation import validated
+from .base import Label, Recipe, Settings, Strict, blank_to_empty, unlearners
+
+if TYPE_CHECKING:
+    from ..train.classifier import ClassifierTrainer
+    from ..unlearn.base import Unlearner
+
+YARDSTICK = "retrain"
+
+
+class ForgetGroup(Strict):
+    """One forget set, and the methods that have to forget it."""
+
+    forget: Selector
+    methods: dict[Label, Settings] = Field(min_length=1)
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _no_settings(cls, value: Any) -> Any:
+        return blank_to_empty(value)
+
+
+class ForgetRecipe(Recipe):
+    """Train classifiers, make them forget, and set every method beside Retrain.
+
+    Attributes:
+        model: settings of the trainer ``classifier``: data, architecture, epochs, lr.
+        groups: forget sets with their methods. ``retrain`` with the original's training settings is
+            always the first: it is the yardstick.
+        seeds: one original, one split and one run of every method for each.
+        probe: also ask a linear probe what the features still know.
+        relearn: epochs of fine-tuning on the forget set, to see how soon it is back; 0 for none.
+    """
+
+    kind: Literal["forget"]
+    model: Settings = Field(default_factory=dict)
+    groups: dict[Label, ForgetGroup] = Field(min_length=1)
+    seeds: tuple[NonNegativeInt, ...] = (0,)
+    probe: bool = True
+    relearn: int = Field(0, ge=0)
+
+    def trainer(self, seed: int) -> ClassifierTrainer:
+        """The trainer of the original with this seed."""
+        from ..train.classifier import ClassifierTrainer
+
+        return validated(
+            ClassifierTrainer, {**self.model, "seed": seed}, f"recipe {self.name}, model"
+        )
+
+    def methods(self, group: str, seed: int) -> dict[str, Unlearner]:
+        """Label -> method of a group; Retrain comes first."""
+        trainer = self.trainer(seed)
+        shared = {"epochs", "lr", "schedule", "weight_decay", "batch"}
+        settings = {YARDSTICK: trainer.model_dump(include=shared), **self.groups[group].methods}
+        where = f"recipe {self.name}, groups.{group}.methods"
+        built = unlearners(settings, seed, where)
+        for label, method in built.items():
+            if method.family != "classifier":
+                raise UsageError(f"{where}.{label}: {method.name} works on {method.family} models.")
+        return built
+
+    def check(self) -> None:
+        from ..data.labelled import DATASETS
+
+        trainer = self.trainer(self.seed)
+        if trainer.data not in DATASETS:
+            raise unknown("data set", trainer.data, DATASETS)
+        if not self.seeds:
+            raise UsageError(f"Recipe {self.name} has no seed: give seeds=[0].")
+        for group in self.groups:
+            self.methods(group, self.seed)
