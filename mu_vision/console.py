@@ -26,6 +26,9 @@ def console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
 
+LAB_COLUMNS = ("UA %", "RA %", "TA %", "MIA %", "avg. gap", "seconds")
+
+
 def say(text: str) -> None:
     """One line about what is going on, on stderr."""
     print(f"- {text}", file=sys.stderr, flush=True)
@@ -39,7 +42,9 @@ def number(value: Any, decimals: int) -> str:
 def show_result(result: RunResult) -> None:
     """The scorecards side by side, warnings, and the path of the report."""
     out = console()
-    if result.table:
+    if result.scores.get("kind") == "forget":
+        show_lab(result.table)
+    elif result.table:
         show_table(result.table)
     elif result.scores.get("models"):
         show_scores(result.scores)
@@ -141,6 +146,26 @@ def show_table(rows: Iterable[Mapping[str, Any]]) -> None:
             *(number(row.get(key), COLUMNS[key][1]) for key in shown),
         )
     console().print(table)
+
+
+def show_lab(table: Iterable[Mapping[str, Any]]) -> None:
+    """The table of a ``forget`` recipe: values, and in brackets their distance to Retrain's."""
+    from rich.table import Column, Table
+
+    from .lab import YARDSTICK, beside, percent
+    from .report.views import title_of
+
+    lines = list(table)
+    shown = Table("forget", "method", *(Column(k, justify="right") for k in LAB_COLUMNS))
+    for group in dict.fromkeys(line["group"] for line in lines):
+        mine = [line for line in lines if line["group"] == group]
+        gold = next(line for line in mine if line["method"] == YARDSTICK)
+        for line in mine:
+            cells = [beside(line, gold, key) for key in ("ua", "ra", "ta", "mia")]
+            cells += [percent(line, "gap"), number(line.get("seconds"), 2)]
+            shown.add_row(group, title_of(line["method"]), *cells)
+        shown.add_section()
+    console().print(shown)
 
 
 def show_plan(plan: Plan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from .recipe import (
     AuditRecipe,
     EraseRecipe,
     EvaluateRecipe,
+    ForgetRecipe,
     Recipe,
     TableRecipe,
     TrainRecipe,
@@ -76,6 +78,13 @@ def plan(recipe: Recipe, folder: Path | str | None = None) -> Plan:
     if isinstance(recipe, TrainRecipe):
         for name, job in recipe.jobs():
             _add_updates(made, f"train {name}", job)
+        return made
+    if isinstance(recipe, ForgetRecipe):
+        for seed, group in product(recipe.seeds, recipe.groups):
+            for label, chosen in recipe.methods(group, seed).items():
+                epochs = getattr(chosen, "epochs", 0)
+                cost = f"{epochs} epochs" if epochs else "one shot"
+                made.steps.append((f"seed {seed}, {group}: {label}", cost))
         return made
     protocol = recipe.protocol.resolve()
     if isinstance(recipe, EvaluateRecipe):

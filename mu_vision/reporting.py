@@ -27,6 +27,8 @@ def rebuild_report(folder: Path | str) -> Path:
     """
     folder = Path(folder)
     scores = read_scores(folder)
+    if scores.get("kind") == "forget":
+        return write_lab_report(folder)
     return write_table_report(folder) if "table" in scores else write_run_report(folder)
 
 
@@ -93,6 +95,21 @@ def write_table_report(folder: Path) -> Path:
         command=f"mu-vision run {shlex.quote(str(folder / 'recipe.yaml'))}",
     )
     return write_table(data, folder / "report.html")
+
+
+def write_lab_report(folder: Path) -> Path:
+    """The report of classifiers that forgot samples or classes."""
+    from .report.lab import LabData, write_lab
+
+    scores, recipe = read_scores(folder), _recipe(folder)
+    data = LabData(
+        name=scores["name"],
+        scores=scores,
+        recipe=_as_asked(recipe),
+        environment=scores["environment"],
+        command=f"mu-vision run {shlex.quote(str(folder / 'recipe.yaml'))}",
+    )
+    return write_lab(data, folder / "report.html")
 
 
 def _recipe(folder: Path) -> dict[str, Any]:

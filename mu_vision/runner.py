@@ -21,7 +21,15 @@ import yaml
 
 from . import files
 from .environment import environment
-from .recipe import AuditRecipe, EraseRecipe, EvaluateRecipe, Recipe, TableRecipe, TrainRecipe
+from .recipe import (
+    AuditRecipe,
+    EraseRecipe,
+    EvaluateRecipe,
+    ForgetRecipe,
+    Recipe,
+    TableRecipe,
+    TrainRecipe,
+)
 from .reporting import answer_places, forget_stale, write_run_report
 from .stages import Record, Stages, fingerprint, open_run
 
@@ -84,6 +92,10 @@ def run(recipe: Recipe, folder: Path | str | None = None, announce: Announce = s
         from .tables import run_table
 
         return run_table(recipe, folder, announce)
+    if isinstance(recipe, ForgetRecipe):
+        from .lab import run_lab
+
+        return run_lab(recipe, folder, announce)
     if isinstance(recipe, TrainRecipe):
         return _train(recipe, folder, announce)
     return Chain(recipe, folder, announce).run()
@@ -362,6 +374,8 @@ def _check_inputs(recipe: Recipe) -> None:
     """
     from .models.loading import check_folder, locate
 
+    if isinstance(recipe, ForgetRecipe):
+        return
     if isinstance(recipe, TrainRecipe):
         sources = [start for _, job in recipe.jobs() if (start := getattr(job, "start", None))]
     elif isinstance(recipe, EvaluateRecipe):

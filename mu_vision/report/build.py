@@ -98,6 +98,11 @@ def write_table(data: TableData, path: Path | str) -> Path:
     return _write("table.html.j2", {**_common(data), **table_context(data)}, path)
 
 
+def write_page(template: str, data: Any, context: Mapping[str, Any], path: Path | str) -> Path:
+    """Write a page of another kind, with the foot that all have."""
+    return _write(template, {**_common(data), **context}, path)
+
+
 def _write(template: str, context: Mapping[str, Any], path: Path | str) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),

@@ -1,0 +1,157 @@
+"""What a classifier has forgotten and kept, beside one that was retrained without the forget set.
+
+Logits of the forget, retain and test set are computed once a model; every metric reads them. All
+values are shares of 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..data.selectors import ForgetRequest
+from ..errors import UsageError
+from ..metrics import forgetting, membership
+from ..models.classifier import Classifier
+
+GAP_KEYS = ("ua", "ra", "ta", "mia")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Logits [N, K] of one model on the three sets of a request."""
+
+    forget: np.ndarray
+    retain: np.ndarray
+    test: np.ndarray
+
+    @classmethod
+    def of(cls, model: Classifier, request: ForgetRequest) -> Outputs:
+        """Run the model once over each set, in eval mode.
+
+        Raises:
+            UsageError: if it gives NaN or infinite logits.
+        """
+        sets = (request.forget, request.retain, request.test)
+        found = [model.logits(data.x).numpy() for data in sets]
+        if not all(np.isfinite(array).all() for array in found):
+            raise UsageError(
+                f"{model.name} gives logits that are not finite after forgetting {request.name};"
+                " its weights are ruined: lower the learning rate."
+            )
+        return cls(*found)
+
+
+def measure(
+    model: Classifier,
+    request: ForgetRequest,
+    retrained: Classifier | None = None,
+    probe: bool = True,
+) -> dict[str, float]:
+    """The metrics of one model.
+
+    Args:
+        model: what unlearning gave.
+        request: what it had to forget.
+        retrained: Retrain on the same request, the yardstick; None for none.
+        probe: fit a linear probe on the features.
+
+    Returns:
+        ``ua``, ``ra``, ``ta`` (1 - accuracy on the forget set, accuracy on the retain and the test
+        set), ``mia`` (MIA-Efficacy on confidence), ``mia_entropy``, ``sparsity``, ``probe``; beside
+        a retrained model ``gap`` (their mean distance), ``js`` on the forget set and
+        ``weight_distance``. Retrain's gap is 0 by definition.
+    """
+    out = Outputs.of(model, request)
+    found = rates(out, request)
+    found["sparsity"] = forgetting.sparsity(_tensors(model))
+    if probe:
+        found["probe"] = linear_probe(model, request)
+    if retrained is not None:
+        beside = Outputs.of(retrained, request)
+        gap = forgetting.average_gap(found, rates(beside, request), GAP_KEYS)
+        found["gap"] = gap
+        found["js"] = forgetting.js_divergence(out.forget, beside.forget, logits=True)
+        distance = forgetting.weight_distance(_tensors(model), _tensors(retrained))
+        found["weight_distance"] = distance.relative
+    return found
+
+
+def rates(out: Outputs, request: ForgetRequest) -> dict[str, float]:
+    """UA, RA, TA and two membership attacks from logits."""
+    y_f, y_r, y_t = (
+        data.y.cpu().numpy() for data in (request.forget, request.retain, request.test)
+    )
+    attacked = (out.retain, y_r, out.test, y_t, out.forget, y_f)
+    return {
+        "ua": forgetting.unlearning_accuracy(out.forget, y_f),
+        "ra": forgetting.accuracy(out.retain, y_r),
+        "ta": forgetting.accuracy(out.test, y_t),
+        "mia": membership.mia_efficacy(*attacked).efficacy,
+        "mia_entropy": membership.mia_efficacy(*attacked, feature="entropy").efficacy,
+    }
+
+
+def linear_probe(model: Classifier, request: ForgetRequest) -> float:
+    """Accuracy on held-out samples of the forget set's classes of a linear probe on the features.
+
+    The probe is a multinomial logistic regression on the features of the whole training set, the
+    forget set included: what it finds is what the layers before the head still tell apart.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    train, test = request.splits.train, request.splits.test
+    classes = set(request.forget.y.tolist())
+    asked = torch.tensor([int(label) in classes for label in test.y])
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=200))
+    probe.fit(model.features(train.x).numpy(), train.y.cpu().numpy())
+    found = probe.predict(model.features(test.x[asked]).numpy())
+    return float((found == test.y[asked].cpu().numpy()).mean())
+
+
+def relearn_curve(
+    model: Classifier, request: ForgetRequest, epochs: int, lr: float = 0.01, seed: int = 0
+) -> list[float]:
+    """Accuracy on the forget set after 0, 1, ..., ``epochs`` epochs of fine-tuning on it."""
+    from ..train.classifier import ClassifierTrainer
+
+    def right(net: Classifier) -> float:
+        return forgetting.accuracy(net.logits(request.forget.x), request.forget.y)
+
+    trainer = ClassifierTrainer(epochs=1, lr=lr, schedule="constant", seed=seed)
+    curve, net = [right(model)], model
+    for _ in range(epochs):
+        net, _ = trainer.fit(request.splits, model=net, rows=request.rows)
+        curve.append(right(net))
+    return curve
+
+
+def confidences(out: Outputs, request: ForgetRequest, bins: int = 20) -> dict[str, list[float]]:
+    """Shares of samples by the probability of their label: members, forgotten and unseen ones."""
+    sets = {
+        "members": (out.retain, request.retain), "forgotten": (out.forget, request.forget),
+        "unseen": (out.test, request.test),
+    }  # fmt: skip
+    edges, found = np.linspace(0, 1, bins + 1), {}
+    for name, (logits, data) in sets.items():
+        counts, _ = np.histogram(membership.confidence(logits, data.y.cpu().numpy()), edges)
+        found[name] = (counts / counts.sum()).tolist()
+    return found
+
+
+def confusion(model: Classifier, request: ForgetRequest) -> list[list[int]]:
+    """[K, K] counts on the test set: row the label, column what the model says."""
+    from ..metrics.rates import confusion as table
+
+    test = request.splits.test
+    said = model.logits(test.x).argmax(1).numpy()
+    return table(test.y.cpu().numpy(), said, len(model.classes), len(model.classes)).tolist()
+
+
+def _tensors(model: Classifier) -> Mapping[str, torch.Tensor]:
+    return {name: p.detach().cpu() for name, p in model.named_parameters().items()}

@@ -1,0 +1,249 @@
+"""Carry out a ``forget`` recipe: originals, Retrain, every method, their metrics, one table.
+
+    runs/<name>/  recipe.yaml  model/seed<n>/original  model/seed<n>/<group>/<method>
+                  scores.json  table.csv  table.md  report.html  log.jsonl
+
+One seed is one original model, one split and one run of every method, so spreads are over models,
+not only over splits. The time of a method is that of ``unlearn`` alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from . import files
+from .data.labelled import Splits, load_splits
+from .data.selectors import ForgetRequest
+from .environment import environment
+from .errors import RunError
+from .evaluation import forgetting
+from .models.classifier import Classifier
+from .recipe import ForgetRecipe
+from .recipes.forgetting import YARDSTICK
+from .runner import ORIGINAL, Announce, RunResult, write_recipe
+from .stages import Stages
+
+RATES = ("ua", "ra", "ta", "mia", "gap", "js", "mia_entropy", "probe", "sparsity")
+COLUMNS = (*RATES, "weight_distance", "seconds")
+# quantile 0.975 of Student's t for 1, 2, ... degrees of freedom
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+class Lab:
+    """One recipe in one run folder."""
+
+    def __init__(self, recipe: ForgetRecipe, folder: Path, announce: Announce):
+        self.recipe, self.folder, self.stages = recipe, folder, Stages(folder, announce)
+        trainer = recipe.trainer(recipe.seed)
+        self.splits: Splits = load_splits(trainer.data, trainer.root)
+
+    def run(self) -> RunResult:
+        recipe, folder = self.recipe, self.folder
+        # every request first: a class that does not exist is found before anything is trained
+        requests = {
+            (seed, group): spec.forget.select(self.splits, seed)
+            for seed in recipe.seeds
+            for group, spec in recipe.groups.items()
+        }
+        data = recipe.model_dump(mode="json", exclude={"resolved"}, exclude_none=True)
+        write_recipe(folder, data, {"state": "begun"})
+        rows, closer = [], {}
+        for seed in recipe.seeds:
+            original = self.original(seed)
+            for group in recipe.groups:
+                found, models = self.group(seed, group, original, requests[seed, group])
+                rows.extend(found)
+                if seed == recipe.seeds[0]:
+                    closer[group] = self.closer(group, requests[seed, group], models)
+        scores = {
+            "name": recipe.name,
+            "kind": "forget",
+            "requests": {
+                group: requests[recipe.seeds[0], group].model_dump() for group in recipe.groups
+            },
+            "seeds": list(recipe.seeds),
+            "classes": list(self.splits.classes),
+            "rows": rows,
+            "table": summarize(rows),
+            "closer": closer,
+            "environment": environment(),
+        }
+        write_recipe(folder, data, {"environment": scores["environment"]})
+        files.write_json(folder / "scores.json", scores)
+        files.write_text(folder / "table.csv", as_csv(scores["table"]))
+        files.write_text(folder / "table.md", as_markdown(scores["table"]))
+        from .reporting import write_lab_report
+
+        report = write_lab_report(folder)
+        return RunResult(
+            folder, scores, report=report, table=scores["table"], stages=self.stages.records
+        )
+
+    def original(self, seed: int) -> Classifier:
+        trainer, place = self.recipe.trainer(seed), self.folder / "model" / f"seed{seed}" / ORIGINAL
+
+        def work() -> dict[str, Any]:
+            model, result = trainer.fit(self.splits, self.checkpoints(f"seed{seed}-{ORIGINAL}"))
+            model.save(place)
+            return {"seconds": round(result.seconds, 3)}
+
+        inputs = {"trainer": trainer.model_dump(mode="json"), "data": self.splits.train.fingerprint}
+        self.stages.run(f"train-seed{seed}", inputs, work, [place])
+        return Classifier.load(place)
+
+    def checkpoints(self, name: str) -> Path:
+        return self.folder / "checkpoints" / name
+
+    def group(
+        self, seed: int, group: str, original: Classifier, request: ForgetRequest
+    ) -> tuple[list[dict[str, Any]], dict[str, Classifier]]:
+        """Rows and models of one forget set with one seed; Retrain comes first."""
+        rows: list[dict[str, Any]] = []
+        models: dict[str, Classifier] = {}
+        for label, method in self.recipe.methods(group, seed).items():
+            place = self.folder / "model" / f"seed{seed}" / group / label
+            retrained = models.get(YARDSTICK)
+            inputs = {
+                "method": [method.name, method.model_dump(mode="json")],
+                "original": original.fingerprint(),
+                "request": request.model_dump(),
+                "yardstick": retrained and retrained.fingerprint(),
+                "probe": self.recipe.probe,
+                "relearn": self.recipe.relearn,
+            }
+
+            def work(method=method, place=place, retrained=retrained) -> dict[str, Any]:
+                try:
+                    done = method.unlearn(original, request)
+                except RunError as error:
+                    # a method that destroys the network, or moves nothing, is a result too
+                    files.remove(place)
+                    files.write_text(place / "failed.txt", f"{error}\n")
+                    return {"failed": str(error)}
+                model = done.model
+                model.name = place.name
+                model.save(place)
+                found = forgetting.measure(model, request, retrained or model, self.recipe.probe)
+                return {**found, "seconds": done.seconds, **self.relearned(model, request, seed)}
+
+            name = f"seed{seed}-{group}-{label}"
+            result = self.stages.run(name, inputs, work, [place]).result
+            row = {"group": group, "method": label, "seed": seed, **result}
+            if "failed" not in result:
+                models[label] = Classifier.load(place)
+            rows.append(row)
+        models = {ORIGINAL: original, **models}
+        measured = forgetting.measure(original, request, models[YARDSTICK], self.recipe.probe)
+        again = self.relearned(original, request, seed)
+        first = {"group": group, "method": ORIGINAL, "seed": seed, **measured, **again}
+        return [first, *rows], models
+
+    def relearned(self, model: Classifier, request: ForgetRequest, seed: int) -> dict[str, Any]:
+        if not self.recipe.relearn:
+            return {}
+        return {"relearn": forgetting.relearn_curve(model, request, self.recipe.relearn, seed=seed)}
+
+    def closer(
+        self, group: str, request: ForgetRequest, models: Mapping[str, Classifier]
+    ) -> dict[str, Any]:
+        """Histograms and confusions of the first seed, for the report."""
+        return {
+            label: {
+                "confidences": forgetting.confidences(
+                    forgetting.Outputs.of(model, request), request
+                ),
+                "confusion": forgetting.confusion(model, request),
+            }
+            for label, model in models.items()
+        }
+
+
+def run_lab(recipe: ForgetRecipe, folder: Path, announce: Announce) -> RunResult:
+    """See ``Lab``."""
+    return Lab(recipe, folder, announce).run()
+
+
+def summarize(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row a group and method: mean and spread over seeds of every metric.
+
+    ``<metric>_half`` is half of the 95 % interval of the mean (Student's t), None with one seed; a
+    method that failed with a seed says how often.
+    """
+    table = []
+    for group, method in dict.fromkeys((row["group"], row["method"]) for row in rows):
+        mine = [r for r in rows if (r["group"], r["method"]) == (group, method)]
+        good = [row for row in mine if "failed" not in row]
+        line: dict[str, Any] = {
+            "group": group, "method": method, "seeds": len(mine), "failed": len(mine) - len(good)
+        }  # fmt: skip
+        for key in COLUMNS:
+            values = [row[key] for row in good if row.get(key) is not None]
+            if len(values) == len(good) and values:
+                line[key] = fmean(values)
+                line[f"{key}_half"] = half_width(values)
+        table.append(line)
+    return table
+
+
+def half_width(values: Sequence[float]) -> float | None:
+    """Half of the 95 % interval of a mean of few values."""
+    freedom = len(values) - 1
+    if not freedom:
+        return None
+    t = STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96
+    return t * stdev(values) / math.sqrt(len(values))
+
+
+def as_csv(table: Sequence[Mapping[str, Any]]) -> str:
+    names = ["group", "method", "seeds", "failed"]
+    names += [name for key in COLUMNS for name in (key, f"{key}_half")]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue()
+
+
+def as_markdown(table: Sequence[Mapping[str, Any]]) -> str:
+    """Tables as papers print them: value (gap to Retrain), in percent, a block a group."""
+    from .report.views import title_of
+
+    blocks = []
+    for group in dict.fromkeys(line["group"] for line in table):
+        mine = [line for line in table if line["group"] == group]
+        gold = next(line for line in mine if line["method"] == YARDSTICK)
+        text = [
+            f"### {group}", "",
+            "| method | UA | RA | TA | MIA | Avg. Gap | seconds |", "|---|---:|---:|---:|---:|---:|---:|",
+        ]  # fmt: skip
+        for line in mine:
+            cells = [beside(line, gold, key) for key in ("ua", "ra", "ta", "mia")]
+            cells += [percent(line, "gap"), number(line)]
+            text.append(f"| {title_of(line['method'])} | " + " | ".join(cells) + " |")
+        blocks.append("\n".join(text))
+    return "\n\n".join(blocks) + "\n"
+
+
+def percent(line: Mapping[str, Any], key: str) -> str:
+    """``97.3 ± 1.2``, in percent."""
+    if line.get(key) is None:
+        return "–"
+    half = line.get(f"{key}_half")
+    return f"{100 * line[key]:.1f}" + ("" if half is None else f" ± {100 * half:.1f}")
+
+
+def beside(line: Mapping[str, Any], gold: Mapping[str, Any], key: str) -> str:
+    """``97.3 ± 1.2 (2.7)``: the value, and its distance to Retrain's."""
+    if line.get(key) is None or line["method"] == YARDSTICK:
+        return percent(line, key)
+    return f"{percent(line, key)} ({100 * abs(line[key] - gold[key]):.1f})"
+
+
+def number(line: Mapping[str, Any]) -> str:
+    return "–" if line.get("seconds") is None else f"{line['seconds']:.2f}"

@@ -1,0 +1,212 @@
+"""The report of classifiers that forgot: what the page of a ``forget`` recipe shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..recipes.forgetting import YARDSTICK
+from . import views
+from .build import write_page
+from .plots import Axis, Plot, Point, tradeoff
+
+COLUMNS = {
+    "ua": "UA", "ra": "RA", "ta": "TA", "mia": "MIA", "gap": "Avg. gap", "js": "JS to Retrain",
+    "mia_entropy": "MIA, entropy", "probe": "Probe", "sparsity": "Sparsity",
+    "weight_distance": "Weights moved apart",
+}  # fmt: skip
+COMPARED = ("ua", "ra", "ta", "mia")
+ALIKE = Axis("forgotten as Retrain: 100 less the distance of UA and MIA, %", "forgotten as Retrain")
+USEFUL = Axis("kept: mean of RA and TA, %", "kept")
+STAY = {
+    "members": "retain set, trained on", "forgotten": "forget set", "unseen": "test set, never seen"
+}  # fmt: skip
+
+
+@dataclass
+class LabData:
+    """What the page is made from.
+
+    Attributes:
+        scores: the content of ``scores.json``.
+    """
+
+    name: str
+    scores: Mapping[str, Any]
+    recipe: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar in percent of the axis, with its whisker and where Retrain stands."""
+
+    title: str
+    text: str
+    share: float
+    low: float
+    high: float
+    gold: float
+
+
+def write_lab(data: LabData, path: Path | str) -> Path:
+    """Write the report of a lab as one HTML file."""
+    return write_page("lab.html.j2", data, lab_context(data), path)
+
+
+def lab_context(data: LabData) -> dict[str, Any]:
+    """Everything that the template needs, already worded."""
+    scores = data.scores
+    blocks = []
+    for group in dict.fromkeys(line["group"] for line in scores["table"]):
+        lines = [line for line in scores["table"] if line["group"] == group]
+        rows = [row for row in scores["rows"] if row["group"] == group]
+        gold = next(line for line in lines if line["method"] == YARDSTICK)
+        blocks.append(
+            {
+                "group": group,
+                "about": scores["requests"][group],
+                "rows": [_row(line, gold) for line in lines],
+                "bars": {key: _bars(lines, gold, key) for key in ("ua", "mia")},
+                "plot": _plot(lines, gold),
+                "failed": [row for row in rows if "failed" in row],
+                "confidences": _histograms(scores["closer"][group]),
+                "confusions": _confusions(lines, scores["closer"][group], scores["classes"]),
+                "relearned": _relearned(rows),
+                "best": _best(lines),
+            }
+        )
+    # a column of zeros, as the sparsity of dense networks, says nothing
+    shown = [k for k in COLUMNS if any(line.get(k) for line in scores["table"])]
+    return {
+        "blocks": blocks,
+        "columns": [(key, COLUMNS[key]) for key in shown],
+        "seeds": len(scores["seeds"]),
+        "methods": len({line["method"] for line in scores["table"]} - {views.ORIGINAL, YARDSTICK}),
+        "stay": STAY,
+    }
+
+
+def _row(line: Mapping[str, Any], gold: Mapping[str, Any]) -> dict[str, Any]:
+    cells = {}
+    for key in COLUMNS:
+        value, half = line.get(key), line.get(f"{key}_half")
+        if value is None:
+            cells[key] = {"text": "–", "half": "", "gap": "", "step": None}
+            continue
+        gap = abs(value - gold[key]) if key in COMPARED else None
+        cells[key] = {
+            "text": f"{100 * value:.1f}" if key != "weight_distance" else f"{value:.2f}",
+            "half": ""
+            if half is None
+            else f"± {half if key == 'weight_distance' else 100 * half:.1f}",
+            "gap": "" if gap is None or line is gold else f"{100 * gap:.1f}",
+            # 10 points away from Retrain, or more, have the full colour
+            "step": None if gap is None or line is gold else min(10, round(100 * gap)),
+        }
+    if line.get("gap") is not None and line is not gold:
+        cells["gap"]["step"] = min(10, round(100 * line["gap"]))
+    seconds = line.get("seconds")
+    return {
+        "method": line["method"],
+        "title": views.title_of(line["method"]),
+        "gold": line is gold,
+        "cells": cells,
+        "seconds": "–" if seconds is None else f"{seconds:.2f}",
+        "failed": line["failed"],
+    }
+
+
+def _bars(lines: Sequence[Mapping[str, Any]], gold: Mapping[str, Any], key: str) -> list[Bar]:
+    bars = []
+    for line in lines:
+        if line.get(key) is None:
+            continue
+        value, half = line[key], line.get(f"{key}_half") or 0.0
+        low, high = max(0.0, value - half), min(1.0, value + half)
+        title, text = views.title_of(line["method"]), f"{100 * value:.1f}"
+        bars.append(Bar(title, text, 100 * value, 100 * low, 100 * high, 100 * gold[key]))
+    return bars
+
+
+def _plot(lines: Sequence[Mapping[str, Any]], gold: Mapping[str, Any]) -> Plot:
+    points = []
+    for line in lines:
+        if line.get("ua") is None:
+            continue
+        apart = (abs(line["ua"] - gold["ua"]) + abs(line["mia"] - gold["mia"])) / 2
+        kind = "original" if line["method"] == views.ORIGINAL else "ours"
+        colour = {views.ORIGINAL: 0, YARDSTICK: 2}.get(line["method"], 1)
+        kept = (line["ra"] + line["ta"]) / 2
+        points.append(Point(views.title_of(line["method"]), 1 - apart, kept, kind, colour))
+    return tradeoff(points, ALIKE, USEFUL)
+
+
+def _histograms(closer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found = []
+    for label, about in closer.items():
+        rows = about["confidences"]
+        shapes = {}
+        for name, shares in rows.items():
+            # a square root: a bin that holds a hundredth is still to be seen
+            heights = [46 * share**0.5 for share in shares]
+            shapes[name] = [
+                (round(200 * k / len(heights), 2), round(46 - height, 2), round(height, 2))
+                for k, height in enumerate(heights)
+            ]
+        width = round(200 / max(len(next(iter(rows.values()))), 1) - 1, 2)
+        found.append({"title": views.title_of(label), "shapes": shapes, "width": width})
+    return found
+
+
+def _confusions(
+    lines: Sequence[Mapping[str, Any]], closer: Mapping[str, Any], classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Before, Retrain, and the method that comes nearest to it."""
+    best = _best(lines)
+    shown = [views.ORIGINAL, YARDSTICK, *([best["method"]] if best else [])]
+    found = []
+    for label in shown:
+        if label not in closer:
+            continue
+        table = closer[label]["confusion"]
+        rows = []
+        for name, counts in zip(classes, table, strict=True):
+            total = max(sum(counts), 1)
+            rows.append((name, [(count, round(10 * count / total)) for count in counts]))
+        found.append({"title": views.title_of(label), "rows": rows, "classes": list(classes)})
+    return found
+
+
+def _best(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    known = [
+        line
+        for line in lines
+        if line.get("gap") is not None and line["method"] not in (YARDSTICK, views.ORIGINAL)
+    ]
+    if not known:
+        return None
+    nearest = min(known, key=lambda line: line["gap"])
+    text = f"{100 * nearest['gap']:.1f}"
+    alike = [views.title_of(k["method"]) for k in known if f"{100 * k['gap']:.1f}" == text]
+    several = (
+        f"{', '.join(alike[:-1])} and {alike[-1]} come" if len(alike) > 1 else f"{alike[0]} comes"
+    )
+    return {"method": nearest["method"], "words": several, "gap": text}
+
+
+def _relearned(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Mean accuracy on the forget set after each epoch of training on it again."""
+    found = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        curves = [row["relearn"] for row in rows if row["method"] == method and row.get("relearn")]
+        if curves:
+            means = [sum(values) / len(values) for values in zip(*curves, strict=True)]
+            found.append(
+                {"title": views.title_of(method), "values": [f"{100 * v:.0f}" for v in means]}
+            )
+    return found
