@@ -239,11 +239,15 @@ def title_of(key: str) -> str:
 
     if key == ORIGINAL:
         return "Original"
+
+    def plain(text: str) -> str:
+        return text.upper() if len(text) <= 4 else text.replace("_", " ")
+
     for name in sorted(registry.names("method"), key=len, reverse=True):
         if key == name or key.startswith(f"{name}_"):
-            title = registry.get("method", name).title or name.upper()
+            title = registry.get("method", name).title or plain(name)
             return title + key[len(name) :].replace("_", " ")
-    return key.upper() if len(key) <= 4 else key.replace("_", " ")
+    return plain(key)
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -43,7 +43,7 @@ class FisherForgetting(OneShotUnlearner):
     idle: ClassVar[dict[str, Any] | None] = {"alpha": 0.0}
 
     alpha: float = Field(1e-7, ge=0, description="scale of the variance")
-    chunk: int = Field(16, ge=1, description="samples whose gradients are held at once")
+    chunk: int = Field(64, ge=1, description="samples whose gradients are held at once")
 
     def change(self, model, request) -> dict[str, Any]:
         fisher = fisher_diagonal(model, request.retain.to(model.device), self.chunk)

@@ -6,15 +6,19 @@ G is [N, P]: row j is the gradient of sample j's loss in all parameters, in eval
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.func import functional_call, grad, jacrev, jvp, vjp, vmap
 
 from ...data.labelled import Labelled
 from ...models.classifier import Classifier
 
 Tensors = dict[str, torch.Tensor]
+# logits [B, K], y [B] -> losses, each a sum over the batch whose terms are of one sample each
+BatchLosses = Callable[[torch.Tensor, torch.Tensor], Iterator[torch.Tensor]]
 
 
 def weights_of(model: Classifier) -> tuple[Tensors, Tensors]:
@@ -45,31 +49,135 @@ def per_sample_gradients(model: Classifier, data: Labelled, chunk: int = 64) -> 
 
 def mean_square_gradients(model: Classifier, data: Labelled, chunk: int = 64) -> Tensors:
     """E over samples of (d CE / d theta)^2, by parameter: the diagonal of the empirical Fisher."""
-    total: Tensors = {}
-    for gradients in per_sample_gradients(model, data, chunk):
-        for name, rows in gradients.items():
-            found = rows.square().sum(0)
-            total[name] = total[name] + found if name in total else found
-    return {name: tensor / len(data) for name, tensor in total.items()}
+
+    def losses(logits: torch.Tensor, y: torch.Tensor) -> Iterator[torch.Tensor]:
+        yield F.cross_entropy(logits, y, reduction="sum")
+
+    return _mean_squares(model, data, chunk, losses)
 
 
-def fisher_diagonal(model: Classifier, data: Labelled, chunk: int = 16) -> Tensors:
+def fisher_diagonal(model: Classifier, data: Labelled, chunk: int = 64) -> Tensors:
     """E over x of sum over y of p(y | x) (d log p(y | x) / d theta)^2, by parameter."""
-    parameters, f = weights_of(model)[0], _log_probabilities(model)
 
-    def both(p: Tensors, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        log_p = f(p, x)
-        return log_p, log_p
+    def losses(logits: torch.Tensor, y: torch.Tensor) -> Iterator[torch.Tensor]:
+        log_p = F.log_softmax(logits, dim=1)
+        # the root of p in the loss is p in the square
+        weighted = log_p.detach().exp().sqrt() * log_p
+        yield from weighted.sum(0)
 
-    each = vmap(jacrev(both, has_aux=True), in_dims=(None, 0))
-    total: Tensors = {}
-    for x in data.x.split(chunk):
-        jacobian, log_p = each(parameters, x)
-        p = log_p.exp()
-        for name, rows in jacobian.items():
-            found = torch.einsum("nk,nk...->...", p, rows.square())
-            total[name] = total[name] + found if name in total else found
+    return _mean_squares(model, data, chunk, losses)
+
+
+def _mean_squares(model: Classifier, data: Labelled, chunk: int, losses: BatchLosses) -> Tensors:
+    """E over samples of the squared gradients of all the losses."""
+    network = model.network
+    squares = _layer_squares if all(map(_is_known, _with_weights(network))) else _vmap_squares
+    parameters = weights_of(model)[0]
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    with _evaluating(network), torch.enable_grad():
+        for x, y in zip(data.x.split(chunk), data.y.split(chunk), strict=True):
+            for name, found in squares(model, x, y, losses):
+                total[name] += found
     return {name: tensor / len(data) for name, tensor in total.items()}
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
+
+
+def _with_weights(network: nn.Module) -> list[nn.Module]:
+    return [m for m in network.modules() if any(p is not None for p in m._parameters.values())]
+
+
+def _is_known(module: nn.Module) -> bool:
+    """A layer whose per-sample gradients are known from its input and its output's gradient."""
+    if isinstance(module, nn.Conv2d):
+        return module.groups == 1 and module.padding_mode == "zeros" and module.padding != "same"
+    return isinstance(module, nn.Linear | nn.BatchNorm2d)
+
+
+def _layer_squares(
+    model: Classifier, x: torch.Tensor, y: torch.Tensor, losses: BatchLosses
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Sums of squares layer by layer, from one backward pass of the batch for each loss.
+
+    A layer's gradient of one sample is a product of its input and of the gradient of its output, so
+    no gradient of a weight has to be computed sample by sample.
+    """
+    calls: list[tuple[str, nn.Module, torch.Tensor, torch.Tensor]] = []
+    names = {m: n for n, m in model.network.named_modules()}
+
+    def keep(module: nn.Module, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+        calls.append((names[module], module, given[0].detach(), out))
+        return out.clone()  # what follows may change its input in place
+
+    hooks = [m.register_forward_hook(keep) for m in _with_weights(model.network)]
+    try:
+        logits = model.network(x.clone().requires_grad_(True))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    outputs = [out for *_, out in calls]
+    with torch.no_grad():
+        known = [_prepared(module, a) for _, module, a, _ in calls]
+    for loss in losses(logits, y):
+        found = torch.autograd.grad(loss, outputs, retain_graph=True)
+        with torch.no_grad():
+            for (name, module, _, _), a, g in zip(calls, known, found, strict=True):
+                for own, square in _squares(module, a, g):
+                    yield f"{name}.{own}" if name else own, square
+
+
+def _prepared(module: nn.Module, a: torch.Tensor) -> torch.Tensor:
+    """What of a layer's input its gradients are made from."""
+    if isinstance(module, nn.Conv2d):
+        return F.unfold(a, module.kernel_size, module.dilation, module.padding, module.stride)
+    if isinstance(module, nn.BatchNorm2d):
+        mean, spread = module.running_mean, (module.running_var + module.eps).sqrt()
+        return (a - mean[:, None, None]) / spread[:, None, None]
+    return a
+
+
+def _squares(
+    module: nn.Module, a: torch.Tensor, g: torch.Tensor
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Sum over samples of the squared gradients of a layer's weight and bias."""
+    if isinstance(module, nn.Linear):
+        a, g = a.reshape(len(a), -1, a.shape[-1]), g.reshape(len(g), -1, g.shape[-1])
+        if a.shape[1] == 1:
+            yield "weight", g[:, 0].square().T @ a[:, 0].square()
+        else:
+            yield "weight", torch.einsum("btd,bto->bod", a, g).square().sum(0)
+        bias = g.sum(1)
+    elif isinstance(module, nn.Conv2d):
+        each = g.flatten(2) @ a.transpose(1, 2)
+        yield "weight", each.square().sum(0).view_as(module.weight)
+        bias = g.flatten(2).sum(2)
+    else:
+        yield "weight", (g * a).flatten(2).sum(2).square().sum(0)
+        bias = g.flatten(2).sum(2)
+    if module.bias is not None:
+        yield "bias", bias.square().sum(0)
+
+
+def _vmap_squares(
+    model: Classifier, x: torch.Tensor, y: torch.Tensor, losses: BatchLosses
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The same for any network, by ``torch.func``."""
+    parameters, buffers = weights_of(model)
+
+    def each(p: Tensors, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        logits = functional_call(model.network, (p, buffers), (x.unsqueeze(0),))
+        return torch.stack(list(losses(logits, y.unsqueeze(0))))
+
+    for name, rows in vmap(jacrev(each), in_dims=(None, 0, 0))(parameters, x, y).items():
+        yield name, rows.square().sum((0, 1))
 
 
 class LossVector:
@@ -98,10 +206,8 @@ class LossVector:
         return self._pull(weights)[0]
 
     def mean_gradient(self) -> Tensors:
-        ones = torch.full(
-            (self.count,), 1 / self.count, device=next(iter(self.parameters.values())).device
-        )
-        return self.backward(ones)
+        like = next(iter(self.parameters.values()))
+        return self.backward(like.new_full((self.count,), 1 / self.count))
 
 
 def dot(a: Tensors, b: Tensors) -> float:

@@ -18,6 +18,7 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
+from ...errors import UsageError
 from ...registry import register
 from .base import ClassifierErasure, ClassifierUnlearner, kl
 from .neggrad import NegGradPlus
@@ -27,6 +28,7 @@ from .neggrad import NegGradPlus
 class SCRUB(ClassifierUnlearner):
     """Disobey the original on the forget set, obey it on the retain set."""
 
+    title: ClassVar[str] = "SCRUB"
     paper: ClassVar = NegGradPlus.paper
 
     lr: float = Field(5e-3, ge=0, description="learning rate")
@@ -74,10 +76,13 @@ class ScrubObjective(ClassifierErasure):
 
     def after_step(self, step: int) -> None:
         super().after_step(step)
-        epoch = self.plan[step % len(self.plan)][0]
-        last = step + 1 >= len(self.plan) or self.plan[step + 1][0] != epoch
-        if self.settings.rewind and last:
+        if self.settings.rewind and self._ends_epoch(step):
             self.kept.append({n: t.clone() for n, t in self.student.network.state_dict().items()})
+
+    def _ends_epoch(self, step: int) -> bool:
+        last = (self.settings.steps or len(self.plan)) - 1
+        place, after = (n % len(self.plan) for n in (step, step + 1))
+        return step == last or after == 0 or self.plan[after][0] != self.plan[place][0]
 
     def state(self) -> dict[str, torch.Tensor]:
         rewinds = {
@@ -107,17 +112,23 @@ class ScrubObjective(ClassifierErasure):
         return float((found != self.forget.y.cpu()).float().mean())
 
     def _reference(self) -> float:
-        """Error of the last weights on held-out samples, with the class mix of D_f."""
+        """Error of the last weights on held-out samples, with the class mix of D_f.
+
+        Raises:
+            UsageError: if no class of D_f has a held-out sample.
+        """
         self.student.network.load_state_dict(self.kept[-1])
         held_out, classes = self.request.splits.test, len(self.student.classes)
-        wrong = (self.student.logits(held_out.x).argmax(1) != held_out.y.cpu()).float()
-        mix = torch.bincount(self.forget.y.cpu(), minlength=classes).float()
-        error = torch.stack(
-            [
-                wrong[held_out.y.cpu() == c].mean() if mix[c] else torch.zeros(())
-                for c in range(classes)
-            ]
-        )
+        y = held_out.y.cpu()
+        wrong = (self.student.logits(held_out.x).argmax(1) != y).float()
+        there = torch.bincount(y, minlength=classes)
+        mix = torch.bincount(self.forget.y.cpu(), minlength=classes) * (there > 0)
+        if not mix.any():
+            raise UsageError(
+                f"method {self.settings.name}: rewind=true compares with held-out samples of the"
+                f" forgotten classes, and the test set of {self.request.splits.name} has none."
+            )
+        error = torch.bincount(y, wrong, minlength=classes) / there.clamp_min(1)
         return float((mix * error).sum() / mix.sum())
 
 

@@ -1,0 +1,38 @@
+"""The code in the pages below ``docs/`` works as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mu_vision import registry
+
+PAGE = Path(__file__).parents[1] / "docs" / "classifiers.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_a_students_method_stands_on_the_board(tmp_path, monkeypatch, capsys):
+    (code,) = blocks("python")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(registry._TABLE, "method", dict(registry._TABLE["method"]))
+    scope: dict = {}
+    exec(code, scope)
+    rows = {(r["group"], r["method"]): r for r in scope["result"].table}
+    mine, gold = rows["class", "uniform"], rows["class", "retrain"]
+    assert gold["ua"] == 1.0 and mine["ra"] > 0.9
+    assert mine["ua"] > rows["class", "finetune"]["ua"]
+    assert "uniform" in capsys.readouterr().out
+    assert "uniform" in (tmp_path / "runs/mine/report.html").read_text(encoding="utf-8")
+
+
+def test_every_forget_set_of_the_page_is_read():
+    import yaml
+
+    from mu_vision.data.selectors import Selector
+
+    (text,) = blocks("yaml")
+    kinds = [Selector(**yaml.safe_load(line)["forget"]).kind for line in text.strip().splitlines()]
+    assert kinds == ["random", "class", "indices", "file"]
