@@ -1,6 +1,6 @@
 """Carry out a ``forget`` recipe: originals, Retrain, every method, their metrics, one table.
 
-    runs/<name>/  recipe.yaml  model/seed<n>/original  model/seed<n>/<group>/<method>
+    runs/<name>/  recipe.yaml  model/seed<n>/original  model/seed<n>/<group>/<method>  forget_sets/
                   scores.json  table.csv  table.md  report.html  log.jsonl
 
 One seed is one original model, one split and one run of every method, so spreads are over models,
@@ -12,22 +12,25 @@ from __future__ import annotations
 import csv
 import io
 import math
+import time
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from . import files
 from .data.labelled import Splits, load_splits
-from .data.selectors import ForgetRequest
+from .data.selectors import ForgetRequest, Selector, load_forget_set
 from .environment import environment
 from .errors import RunError
 from .evaluation import forgetting
 from .models.classifier import Classifier
+from .pruning import Pruning
 from .recipe import ForgetRecipe
 from .recipes.forgetting import YARDSTICK
 from .runner import ORIGINAL, Announce, RunResult, write_recipe
-from .stages import Stages
+from .stages import Stages, fingerprint
 
 RATES = ("ua", "ra", "ta", "mia", "gap", "js", "mia_entropy", "probe", "sparsity")
 COLUMNS = (*RATES, "weight_distance", "seconds")
@@ -45,18 +48,20 @@ class Lab:
 
     def run(self) -> RunResult:
         recipe, folder = self.recipe, self.folder
-        # every request first: a class that does not exist is found before anything is trained
+        # what needs no model first: a class that does not exist is found before anything is trained
         requests = {
-            (seed, group): spec.forget.select(self.splits, seed)
-            for seed in recipe.seeds
-            for group, spec in recipe.groups.items()
+            (seed, group): chosen.select(self.splits, seed)
+            for seed, group in product(recipe.seeds, recipe.groups)
+            if isinstance(chosen := recipe.forget_set(group, seed), Selector)
         }
         data = recipe.model_dump(mode="json", exclude={"resolved"}, exclude_none=True)
         write_recipe(folder, data, {"state": "begun"})
         rows, closer = [], {}
         for seed in recipe.seeds:
-            original = self.original(seed)
             for group in recipe.groups:
+                original = self.original(seed, recipe.pruning(group))
+                if (seed, group) not in requests:
+                    requests[seed, group] = self.searched(seed, group, original)
                 found, models = self.group(seed, group, original, requests[seed, group])
                 rows.extend(found)
                 if seed == recipe.seeds[0]:
@@ -85,17 +90,45 @@ class Lab:
             folder, scores, report=report, table=scores["table"], stages=self.stages.records
         )
 
-    def original(self, seed: int) -> Classifier:
-        trainer, place = self.recipe.trainer(seed), self.folder / "model" / f"seed{seed}" / ORIGINAL
+    def original(self, seed: int, pruning: Pruning | None = None) -> Classifier:
+        """The trained model of a seed, dense or pruned; made once for all groups."""
+        trainer, name = self.recipe.trainer(seed), ORIGINAL
+        settings = pruning and pruning.model_dump(mode="json")
+        if pruning:
+            name = f"{ORIGINAL}-{pruning.how}{100 * pruning.sparsity:g}"
+            name += f"-{fingerprint(settings)[:6]}"
+        place = self.folder / "model" / f"seed{seed}" / name
 
         def work() -> dict[str, Any]:
-            model, result = trainer.fit(self.splits, self.checkpoints(f"seed{seed}-{ORIGINAL}"))
-            model.save(place)
-            return {"seconds": round(result.seconds, 3)}
+            def train() -> Classifier:
+                if pruning:
+                    return pruning.prune(None, self.splits, trainer)
+                return trainer.fit(self.splits, self.checkpoints(f"seed{seed}-{name}"))[0]
 
-        inputs = {"trainer": trainer.model_dump(mode="json"), "data": self.splits.train.fingerprint}
-        self.stages.run(f"train-seed{seed}", inputs, work, [place])
+            started = time.perf_counter()
+            train().save(place)
+            return {"seconds": round(time.perf_counter() - started, 3)}
+
+        inputs = {
+            "trainer": trainer.model_dump(mode="json"), "data": self.splits.train.fingerprint,
+            "pruning": settings,
+        }  # fmt: skip
+        self.stages.run(f"train-seed{seed}-{name}", inputs, work, [place])
         return Classifier.load(place)
+
+    def searched(self, seed: int, group: str, original: Classifier) -> ForgetRequest:
+        """The forget set that a search finds on the original; kept as a file that others can load."""
+        search = self.recipe.forget_set(group, seed)
+        path = self.folder / "forget_sets" / f"seed{seed}-{group}.json"
+
+        def work() -> dict[str, Any]:
+            found = search.select(original, self.splits)
+            found.request.save(path)
+            return {"seconds": round(found.seconds, 3), "overlaps": list(found.history)}
+
+        inputs = {"search": search.model_dump(mode="json"), "original": original.fingerprint()}
+        self.stages.run(f"select-seed{seed}-{group}", inputs, work, [path])
+        return load_forget_set(path, self.splits)
 
     def checkpoints(self, name: str) -> Path:
         return self.folder / "checkpoints" / name

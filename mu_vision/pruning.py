@@ -23,7 +23,7 @@ from torch.nn.utils import prune as torch_prune
 from . import seeding
 from .data.labelled import Splits
 from .errors import UsageError
-from .loop import LoopConfig, train
+from .loop import train
 from .models.classifier import PREFIX, Classifier
 from .train.classifier import ClassifierTrainer, Training
 
@@ -260,10 +260,7 @@ def _fit(
 ) -> RewindableTraining:
     """Train a copy of ``start`` as the trainer would."""
     objective = RewindableTraining(trainer, start, splits, first, rewind)
-    config = LoopConfig(
-        steps=objective.length(), lr=trainer.lr, optimizer="sgd", schedule=trainer.schedule,
-        weight_decay=trainer.weight_decay, seed=trainer.seed, precision=trainer.precision,
-    )  # fmt: skip
+    config = trainer.loop_config(objective.length())
     train(objective, config, label="training the classifier")
     return objective
 

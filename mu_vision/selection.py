@@ -122,7 +122,7 @@ class WorstCase(BaseModel):
             Diverged: if the loss of a lower level becomes NaN or infinite.
         """
         started = time.perf_counter()
-        _check_classes(model, splits)
+        model.check_classes(splits.name, splits.classes)
         y, count = splits.train.y.cpu(), len(splits.classes)
         items = torch.arange(len(y)) if self.by == "samples" else y
         n = len(y) if self.by == "samples" else count
@@ -319,11 +319,3 @@ def _largest(w: torch.Tensor, cost: torch.Tensor, m: int) -> set[int]:
     order = cost.argsort(stable=True)
     order = order[w[order].argsort(descending=True, stable=True)]
     return set(order[:m].tolist())
-
-
-def _check_classes(model: Classifier, splits: Splits) -> None:
-    if len(model.classes) != len(splits.classes):
-        raise UsageError(
-            f"{model.name} tells {len(model.classes)} classes, but {splits.name} has"
-            f" {len(splits.classes)}."
-        )

@@ -147,3 +147,51 @@ def test_a_class_that_does_not_exist_is_found_before_anything_is_trained(tmp_pat
 def test_half_an_interval_of_one_value_is_not_known():
     assert lab.half_width([0.5]) is None
     assert lab.half_width([1.0, 1.0, 1.0]) == 0.0
+
+
+def test_worst_and_easiest_sets_and_sparse_originals_are_one_line_each(tmp_path):
+    methods = {"finetune": {"epochs": 1}}
+    search = {"share": 0.1, "epochs": 1, "outer": 2}
+    groups = {
+        "worst": {"forget": {"search": "worst", **search}, "methods": methods},
+        "easiest": {"forget": {"search": "easiest", **search}, "methods": methods},
+        "sparse": {
+            "forget": {"kind": "random", "share": 0.1},
+            "prune": {"how": "random", "sparsity": 0.5},
+            "methods": methods,
+        },
+    }
+    data = {**RECIPE, "groups": groups, "seeds": [0], "relearn": 0, "probe": False}
+    found = run(make_recipe(data), tmp_path / "run")
+    worst, easiest = (line(found.table, group, "retrain") for group in ("worst", "easiest"))
+    assert worst["ua"] < easiest["ua"]
+    assert found.scores["requests"]["worst"]["name"] == "worst case 10 %"
+    assert (found.folder / "forget_sets" / "seed0-worst.json").is_file()
+    for method in ("original", "retrain", "finetune"):
+        assert line(found.table, "sparse", method)["sparsity"] > 0.4
+    assert line(found.table, "worst", "finetune")["sparsity"] == 0
+    assert "Every forget set side by side" in found.report.read_text(encoding="utf-8")
+    again = run(make_recipe(data), tmp_path / "run")
+    assert all(record.reused for record in again.stages.values())
+
+
+@pytest.mark.parametrize(
+    ("group", "said"),
+    [
+        (
+            {"forget": {"search": "worse", "share": 0.1}},
+            "'search' must be worst or easiest, not 'worse'",
+        ),
+        ({"forget": {"search": "worst", "shar": 0.1}}, "groups.one.forget: unknown key 'shar'"),
+        ({"forget": {"kind": "random", "share": 2}}, "groups.one.forget: 'share'"),
+        ({"prune": {"how": "omp", "sparsity": 1.0}}, "groups.one.prune: 'sparsity'"),
+    ],
+)
+def test_a_wrong_forget_set_or_pruning_is_refused(group, said):
+    with pytest.raises(UsageError, match=said):
+        make_recipe(change(**group))
+
+
+@pytest.mark.parametrize("name", ["worst_case_digits", "sparse_then_unlearn"])
+def test_the_other_shipped_recipes_are_whole(name):
+    assert len(load_recipe(name).groups) >= 3

@@ -1,14 +1,15 @@
 """What is attacked: the cases of a request, with their target pictures and the judge's verdict.
 
 A case is a prompt of the protocol that names the concept, with one of the battery's seeds. Only
-cases that the original draws rightly are kept (no attack can be measured on others), one list for
-all attacks and all models; how many were asked and left out is said beside every number.
+cases that the original draws rightly are kept, and does not draw anyway from the same noise when the
+prompt leaves the name out: no attack can be measured on others. There is one list for all attacks
+and all models; how many were asked and left out is said beside every number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,8 @@ class Stage:
         asked: cases there were before any was left out.
         too_long: prompts that leave no room for the adversarial tokens.
         unknown: prompts under which the original does not show the concept.
+        unasked: prompts under which it shows it with the name left out too; a model that reads
+            nothing at all would "bring it back" there.
         concept: the plain texts of the concept.
     """
 
@@ -61,6 +64,7 @@ class Stage:
     asked: int
     too_long: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    unasked: list[str] = field(default_factory=list)
 
 
 def set_stage(
@@ -103,6 +107,10 @@ def set_stage(
         )
     unknown = [case.prompt for case, hit in zip(fitting, shown, strict=True) if not hit]
     found = pictures[shown]
+    by_chance = _unasked(original, cases, sampler, verdict)
+    unasked = [case.prompt for case, hit in zip(cases, by_chance, strict=True) if hit]
+    cases = tuple(case for case, hit in zip(cases, by_chance, strict=True) if not hit)
+    found = found[~by_chance]
     more = cases_of(request, protocol, [f"example {k}" for k in range(about.examples)])
     more = _spread([case for case in more if _fits(original, case, room)], about.examples)
     drawn, hits = _drawn(original, more, sampler, verdict)
@@ -120,8 +128,17 @@ def set_stage(
     return Stage(
         cases, found, examples, _others(original, request, about.examples, sampler), verdict,
         request.prompts[: request.plain or len(request.prompts)], sampler, len(wanted), too_long,
-        unknown,
+        unknown, unasked,
     )  # fmt: skip
+
+
+def _unasked(
+    original: DiffusionModel, cases: Sequence[Case], sampler: Sampler, verdict: Verdict
+) -> np.ndarray:
+    """[N] bool: the original shows the concept with its name left out; none if all would be."""
+    nameless = [replace(case, prompt=case.neutral) for case in cases]
+    _, shown = _drawn(original, nameless, sampler, verdict)
+    return np.zeros_like(shown) if shown.all() else shown
 
 
 def _fits(model: DiffusionModel, case: Case, room: int) -> bool:

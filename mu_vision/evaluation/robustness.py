@@ -158,6 +158,7 @@ class Battery:
             "cases": len(self.stage.cases),
             "too_long": self.stage.too_long,
             "unknown": self.stage.unknown,
+            "unasked": self.stage.unasked,
             "pre_asr": rate_json(Rate.of(self.scene(victim).before)),
             "worst": None if worst is None else {"attack": worst, **counted[worst]["asr"]},
             "any": rate_json(Rate.of(anyone)) if counted else None,
@@ -170,12 +171,13 @@ class Battery:
 
     def _warnings(self, attacks: Mapping[str, Any]) -> list[str]:
         said, least = [], self.protocol.robustness.required_control
-        left_out = len(self.stage.too_long) + len(self.stage.unknown)
+        left_out = self.stage.asked - len(self.stage.cases)
         if left_out:
             said.append(
                 f"{left_out} of {self.stage.asked} prompts were left out for every attack:"
-                f" {len(self.stage.too_long)} leave no room for adversarial tokens, and under"
-                f" {len(self.stage.unknown)} the original does not show the concept."
+                f" {len(self.stage.too_long)} leave no room for adversarial tokens, under"
+                f" {len(self.stage.unknown)} the original does not show the concept, and under"
+                f" {len(self.stage.unasked)} it does even without its name."
             )
         for record in attacks.values():
             control = record["control"]

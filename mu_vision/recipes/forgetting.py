@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeInt, field_validator
 
-from ..data.selectors import Selector
 from ..errors import UsageError, unknown
 from ..validation import validated
 from .base import Label, Recipe, Settings, Strict, blank_to_empty, unlearners
 
 if TYPE_CHECKING:
+    from ..data.selectors import Selector
+    from ..pruning import Pruning
+    from ..selection import WorstCase
     from ..train.classifier import ClassifierTrainer
     from ..unlearn.base import Unlearner
 
@@ -19,9 +21,16 @@ YARDSTICK = "retrain"
 
 
 class ForgetGroup(Strict):
-    """One forget set, and the methods that have to forget it."""
+    """One forget set, and the methods that have to forget it.
 
-    forget: Selector
+    Attributes:
+        forget: a selector; or ``search: worst`` or ``search: easiest`` with settings of
+            ``selection.WorstCase``, to find the set on each original.
+        prune: settings of ``pruning.Pruning``: the original, and Retrain, are sparse.
+    """
+
+    forget: Settings
+    prune: Settings | None = None
     methods: dict[Label, Settings] = Field(min_length=1)
 
     @field_validator("methods", mode="before")
@@ -69,6 +78,29 @@ class ForgetRecipe(Recipe):
                 raise UsageError(f"{where}.{label}: {method.name} works on {method.family} models.")
         return built
 
+    def forget_set(self, group: str, seed: int) -> Selector | WorstCase:
+        """How the forget set of a group is chosen: by a selector, or by a search."""
+        from ..data.selectors import Selector
+        from ..selection import WorstCase
+
+        where, settings = f"recipe {self.name}, groups.{group}.forget", self.groups[group].forget
+        if "search" not in settings:
+            return validated(Selector, settings, where)
+        kind = settings["search"]
+        if kind not in ("worst", "easiest"):
+            raise UsageError(f"{where}: 'search' must be worst or easiest, not {kind!r}.")
+        rest = {key: value for key, value in settings.items() if key != "search"}
+        return validated(WorstCase, {"seed": seed, **rest, "easiest": kind == "easiest"}, where)
+
+    def pruning(self, group: str) -> Pruning | None:
+        """How the original of a group is made sparse; None for a dense one."""
+        from ..pruning import Pruning
+
+        settings = self.groups[group].prune
+        if settings is None:
+            return None
+        return validated(Pruning, settings, f"recipe {self.name}, groups.{group}.prune")
+
     def check(self) -> None:
         from ..data.labelled import DATASETS
 
@@ -79,3 +111,5 @@ class ForgetRecipe(Recipe):
             raise UsageError(f"Recipe {self.name} has no seed: give seeds=[0].")
         for group in self.groups:
             self.methods(group, self.seed)
+            self.forget_set(group, self.seed)
+            self.pruning(group)

@@ -88,6 +88,7 @@ def lab_context(data: LabData) -> dict[str, Any]:
         "seeds": len(scores["seeds"]),
         "methods": len({line["method"] for line in scores["table"]} - {views.ORIGINAL, YARDSTICK}),
         "stay": STAY,
+        "across": _across(scores["table"]),
     }
 
 
@@ -180,6 +181,32 @@ def _confusions(
             rows.append((name, [(count, round(10 * count / total)) for count in counts]))
         found.append({"title": views.title_of(label), "rows": rows, "classes": list(classes)})
     return found
+
+
+def _across(table: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """UA and average gap of every method in every group; None with one group."""
+    groups = list(dict.fromkeys(line["group"] for line in table))
+    if len(groups) < 2:
+        return None
+    found = {(line["group"], line["method"]): line for line in table}
+    rows = []
+    for method in dict.fromkeys(line["method"] for line in table):
+        cells = []
+        for group in groups:
+            line = found.get((group, method), {})
+            gap, half, ua = line.get("gap"), line.get("gap_half"), line.get("ua")
+            cells.append(
+                {
+                    "gap": "–" if gap is None else f"{100 * gap:.1f}",
+                    "half": "" if half is None else f"± {100 * half:.1f}",
+                    "ua": "–" if ua is None else f"{100 * ua:.1f}",
+                    "step": None
+                    if gap is None or method == YARDSTICK
+                    else min(10, round(100 * gap)),
+                }
+            )
+        rows.append({"title": views.title_of(method), "gold": method == YARDSTICK, "cells": cells})
+    return {"groups": groups, "rows": rows}
 
 
 def _best(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -54,6 +54,13 @@ class ClassifierTrainer(Trainer):
             self.architecture, splits.classes, channels, self.seed, self.normalize
         )
 
+    def loop_config(self, steps: int = 0, checkpoint_every: int = 0) -> LoopConfig:
+        return LoopConfig(
+            steps=steps, lr=self.lr, optimizer="sgd", schedule=self.schedule,
+            weight_decay=self.weight_decay, seed=self.seed, precision=self.precision,
+            checkpoint_every=checkpoint_every,
+        )  # fmt: skip
+
     def fit(
         self,
         splits: Splits,
@@ -70,11 +77,7 @@ class ClassifierTrainer(Trainer):
             rows: positions in the training set to train on; all by default.
         """
         objective = Training(self, model or self.untrained(splits), splits, rows)
-        config = LoopConfig(
-            steps=objective.length(), lr=self.lr, optimizer="sgd", schedule=self.schedule,
-            weight_decay=self.weight_decay, seed=self.seed, precision=self.precision,
-            checkpoint_every=self.checkpoint_every if checkpoints else 0,
-        )  # fmt: skip
+        config = self.loop_config(objective.length(), self.checkpoint_every if checkpoints else 0)
         result = train(objective, config, checkpoints, "training the classifier")
         return objective.student.freeze(), result
 

@@ -97,6 +97,21 @@ def test_what_the_original_does_not_show_is_left_out_and_named():
     assert all(case.prompt != asked for case in found.cases)
 
 
+def test_what_the_original_shows_without_being_asked_is_left_out_and_named():
+    """A model that reads nothing at all would "bring it back" there."""
+    named = fakes.CARD.prompt("boat", "neon")
+    model = Model(draw=lambda s, o, prompt: (NEON if "boat" in prompt else s, o))
+    found = set_up(model)
+    assert found.unasked == [named, named] and found.unknown == []
+    assert len(found.cases) == len(found.targets) == 4 and found.asked == 6
+    assert all(case.prompt != named for case in found.cases)
+
+
+def test_if_the_original_always_shows_it_unasked_all_prompts_stay():
+    found = set_up(Model(draw=lambda s, o, prompt: (NEON, o)))
+    assert len(found.cases) == 6 and found.unasked == []
+
+
 def test_prompts_without_room_are_left_out_for_every_attack():
     longest = max(len(fakes.CARD.prompt(thing, "neon")) for thing in ("tree", "cat", "boat"))
     room = 40 - (longest + 2) + 1

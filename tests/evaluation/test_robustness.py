@@ -263,7 +263,8 @@ def test_a_prompt_without_room_is_left_out_for_all_attacks(sd, victim):
     wide = {"paraphrase": None, "random_prefix": {"tokens": tokens, "pictures": 1}}
     found = battery(sd, attacks=wide).audit(victim)
     assert found["too_long"] and found["asked"] == 4
-    assert found["cases"] == 4 - len(found["too_long"]) - len(found["unknown"])
+    out = [*found["too_long"], *found["unknown"], *found["unasked"]]
+    assert found["cases"] == 4 - len(out)
     for record in found["attacks"].values():
         assert len(record["trials"]) == found["cases"]
         assert not {t["prompt"] for t in record["trials"]} & set(found["too_long"])
