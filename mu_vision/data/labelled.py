@@ -138,10 +138,12 @@ def _torchvision(kind: str) -> Callable[[Path | None], Splits]:
                 made = getattr(torchvision.datasets, kind)
                 parts = [made(str(root), train=train) for train in (True, False)]
         except RuntimeError as error:
+            start = f"torchvision.datasets.{kind}('{root}', "
+            calls = [f"split='{s}', " for s in ("train", "test")] if kind == "SVHN" else [""]
+            download = "; ".join(f"{start}{call}download=True)" for call in calls)
             raise UsageError(
                 f"No {kind} in {root}: put the files of torchvision.datasets.{kind} there, or run"
-                f" `python -c \"import torchvision; torchvision.datasets.{kind}('{root}',"
-                ' download=True)"`.'
+                f' `python -c "import torchvision; {download}"`.'
             ) from error
         sides = []
         for part in parts:
@@ -179,8 +181,11 @@ def image_folder(root: Path | None, size: int = 64) -> Splits:
     )  # fmt: skip
     sides = []
     for part in ("train", held_out):
-        found = torchvision.datasets.ImageFolder(str(Path(root) / part), ready)
-        pairs = [found[n] for n in range(len(found))]
+        try:
+            found = torchvision.datasets.ImageFolder(str(Path(root) / part), ready)
+            pairs = [found[n] for n in range(len(found))]
+        except OSError as error:
+            raise UsageError(f"{root}/{part} cannot be read ({error}).") from error
         x, y = torch.stack([x for x, _ in pairs]), torch.tensor([y for _, y in pairs])
         sides.append(Labelled(x, y, tuple(found.classes)))
     if sides[0].classes != sides[1].classes:

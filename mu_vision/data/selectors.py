@@ -149,7 +149,12 @@ class ForgetRequest:
         return test.take((test.y != test.classes.index(self.whole)).nonzero().flatten())
 
     def then(self, later: ForgetRequest) -> ForgetRequest:
-        """The later request for a model that has forgotten this one."""
+        """The later request for a model that has forgotten this one.
+
+        Raises:
+            UsageError: if it is on another training set, or all of it was forgotten before.
+        """
+        check_training_set(self.splits, later)
         gone = tuple(sorted({*self.rows, *self.gone}))
         rows = tuple(row for row in later.rows if row not in set(gone))
         return ForgetRequest(self.splits, rows, later.name, later.whole, gone)
@@ -166,7 +171,8 @@ class ForgetRequest:
 
     def save(self, path: Path | str) -> Path:
         """A small JSON file that others can load on the same data."""
-        files.write_json(path, {**self.model_dump(), "indices": list(self.rows)})
+        positions = {"indices": list(self.rows), "gone_indices": list(self.gone)}
+        files.write_json(path, {**self.model_dump(), **positions})
         return Path(path)
 
 
@@ -187,7 +193,8 @@ def load_forget_set(path: Path | str, splits: Splits) -> ForgetRequest:
     """
     try:
         kept = json.loads(Path(path).read_text(encoding="utf-8"))
-        rows, name, made_on = kept["indices"], kept["name"], kept["training_set"]
+        rows, gone = (tuple(sorted(map(int, kept[k]))) for k in ("indices", "gone_indices"))
+        name, made_on = kept["name"], kept["training_set"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is no forget set ({type(error).__name__}: {error}).") from error
     if made_on != splits.train.fingerprint:
@@ -195,4 +202,18 @@ def load_forget_set(path: Path | str, splits: Splits) -> ForgetRequest:
             f"{path} was made on another training set ({kept.get('dataset')}, {kept.get('of')} samples)"
             f" than {splits.name} with {len(splits.train)}; its positions mean other samples here."
         )
-    return ForgetRequest(splits, tuple(rows), name, kept.get("whole"))
+    return ForgetRequest(splits, rows, name, kept.get("whole"), gone)
+
+
+def check_training_set(splits: Splits, request: ForgetRequest) -> None:
+    """See that the positions of a request mean the samples of these splits.
+
+    Raises:
+        UsageError: if it was made on another training set.
+    """
+    made_on = request.splits
+    if made_on is not splits and made_on.train.fingerprint != splits.train.fingerprint:
+        raise UsageError(
+            f"The forget set ({request.name}) was made on another training set ({made_on.name},"
+            f" {len(made_on.train)} samples) than {splits.name} with {len(splits.train)}."
+        )

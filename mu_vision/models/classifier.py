@@ -73,9 +73,15 @@ def build_network(architecture: str, classes: int, channels: int) -> nn.Module:
         import torchvision
 
         name = architecture.partition("/")[2]
-        if name not in torchvision.models.list_models():
+        if name not in torchvision.models.list_models(torchvision.models):
             raise UsageError(
-                f"torchvision has no model {name!r}; see torchvision.models.list_models()."
+                f"torchvision has no classifier {name!r}; see"
+                " torchvision.models.list_models(torchvision.models)."
+            )
+        if channels != 3:
+            raise UsageError(
+                f"{architecture} takes pictures of 3 channels, and these have {channels}; take"
+                f" {', '.join(OWN)} or a name of timm."
             )
         return torchvision.models.get_model(name, weights=None, num_classes=classes)
     import timm
@@ -171,6 +177,17 @@ class Classifier:
         finally:
             network.train(training)
 
+    def check_classes(self, name: str, classes: Sequence[str]) -> None:
+        """See that the model tells as many classes as some data has.
+
+        Raises:
+            UsageError: if it has another number of outputs.
+        """
+        if len(self.classes) != len(classes):
+            raise UsageError(
+                f"{self.name} tells {len(self.classes)} classes, but {name} has {len(classes)}."
+            )
+
     def layers(self) -> list[str]:
         """Names of the convolutions and linear layers in the order of the network; the head last."""
         return [name for name, m in self.network.named_modules() if isinstance(m, LAYERS)]
@@ -197,14 +214,44 @@ class Classifier:
         return twin
 
     def reset(self, layers: Iterable[str] | None = None, seed: int = 0) -> Classifier:
-        """Give layers (default: every module) new random weights, in place."""
+        """Give layers (default: every module) the weights of an untrained network, in place.
+
+        Raises:
+            UsageError: if nobody could build the network again, nor reset all of its modules.
+        """
+        fresh = self._untrained(seed)
         chosen = None if layers is None else set(layers)
-        with seeding.seeded("classifier-reset", seed), torch.no_grad():
+        with torch.no_grad():
             for name, module in self.network.named_modules():
-                if (chosen is None or name in chosen) and hasattr(module, "reset_parameters"):
-                    module.reset_parameters()
+                if chosen is None or name in chosen:
+                    new = fresh.get_submodule(name)
+                    for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+                        if tensor is not None:
+                            tensor.copy_(getattr(new, key))
         self.apply_mask()
         return self
+
+    def _untrained(self, seed: int) -> nn.Module:
+        """A network like this one with random weights, on the CPU."""
+        with seeding.seeded("classifier-reset", seed):
+            if self.architecture:
+                fresh = build_network(self.architecture, len(self.classes), self._channels())
+                norm = self._normalize()
+                return fresh if norm is None else nn.Sequential(copy.deepcopy(norm), fresh)
+            fresh = copy.deepcopy(self.network).cpu()
+            for name, module in fresh.named_modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
+                elif any(True for _ in module.parameters(recurse=False)):
+                    raise UsageError(
+                        f"{self.name} cannot be given new weights: its module {name or 'network'}"
+                        f" ({type(module).__name__}) has no reset_parameters(), and there is no"
+                        " architecture to build it from."
+                    )
+            return fresh
+
+    def _normalize(self) -> Normalize | None:
+        return next((m for m in self.network.modules() if isinstance(m, Normalize)), None)
 
     @torch.no_grad()
     def apply_mask(self) -> None:
@@ -238,7 +285,7 @@ class Classifier:
             )
         tensors = {n: t.contiguous().cpu() for n, t in self.network.state_dict().items()}
         masks = {f"mask.{name}": mask.cpu() for name, mask in self.mask.items()}
-        norm = next((m for m in self.network.modules() if isinstance(m, Normalize)), None)
+        norm = self._normalize()
         facts = {
             "architecture": self.architecture,
             "classes": list(self.classes),
@@ -275,7 +322,7 @@ class Classifier:
                 normalize=facts.get("normalize"),
             )  # fmt: skip
             tensors = load_file(folder / WEIGHTS)
-        except (ValueError, KeyError, SafetensorError) as error:
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise UsageError(f"{folder} cannot be read ({error}); write it again.") from error
         model.mask = {n[5:]: tensors.pop(n) for n in list(tensors) if n.startswith("mask.")}
         wanted = model.network.state_dict()

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from ... import seeding
-from ...data.selectors import ForgetRequest
-from ...errors import UsageError
+from ...data.selectors import ForgetRequest, check_training_set
 from ...models.classifier import Classifier
 from ...passes import Losses, Pass, PassObjective
 from ..base import ClosedFormUnlearner, Erasure, GradientUnlearner
@@ -42,7 +41,8 @@ class ClassifierUnlearner(GradientUnlearner):
 
     def _run(self, model, requests, folder):
         objective = self.objective(model, requests)
-        check_classes(model, objective.request)
+        splits = objective.request.splits
+        model.check_classes(splits.name, splits.classes)
         steps = self.steps or objective.length()
         done = self._trained(objective, self.loop_config(steps), model, requests, folder)
         objective.finish()
@@ -90,10 +90,14 @@ class ClassifierErasure(PassObjective, Erasure):
         self.train_mode()
 
     def train_mode(self) -> None:
-        """Train mode, but for the batch norms of layers that do not learn."""
+        """Train mode, but eval mode for layers that do not learn and for what follows them."""
+        learns = next(self.student.network.parameters()).requires_grad
         for module in self.student.network.modules():
-            own = list(module.parameters(recurse=False))
-            module.training = not own or any(p.requires_grad for p in own)
+            inside, own = list(module.parameters()), list(module.parameters(recurse=False))
+            if own:
+                learns = any(p.requires_grad for p in own)
+            # dropout and norms without weights do as the layer before them
+            module.training = any(p.requires_grad for p in inside) if inside else learns
 
     def after_step(self, step: int) -> None:
         super().after_step(step)
@@ -110,7 +114,7 @@ class OneShotUnlearner(ClosedFormUnlearner):
 
     def edit(self, model: Classifier, requests: Sequence[ForgetRequest]) -> dict[str, Any]:
         request = together(requests)
-        check_classes(model, request)
+        model.check_classes(request.splits.name, request.splits.classes)
         with seeding.seeded(self.name, self.seed):
             report = self.change(model, request)
         model.apply_mask()
@@ -126,23 +130,12 @@ def together(requests: Sequence[ForgetRequest]) -> ForgetRequest:
     first, *others = requests
     if not others:
         return first
+    for other in others:
+        check_training_set(first.splits, other)
     rows = sorted({row for request in requests for row in request.rows})
     gone = sorted({row for request in requests for row in request.gone} - set(rows))
     name = " and ".join(request.name for request in requests)
     return ForgetRequest(first.splits, tuple(rows), name, None, tuple(gone))
-
-
-def check_classes(model: Classifier, request: ForgetRequest) -> None:
-    """See that the model tells the classes of the data.
-
-    Raises:
-        UsageError: if it has another number of outputs.
-    """
-    if len(model.classes) != len(request.splits.classes):
-        raise UsageError(
-            f"{model.name} tells {len(model.classes)} classes, but {request.splits.name} has"
-            f" {len(request.splits.classes)}."
-        )
 
 
 def kl(teacher: torch.Tensor, student: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

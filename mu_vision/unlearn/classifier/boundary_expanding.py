@@ -16,6 +16,7 @@ from torch import nn
 
 from ... import seeding
 from ...errors import UsageError
+from ...models.classifier import PREFIX
 from ...registry import register
 from .base import ClassifierErasure, ClassifierUnlearner
 from .boundary_shrink import BOUNDARY
@@ -51,9 +52,16 @@ class ExpandObjective(ClassifierErasure):
             if head.bias is not None:
                 wide.bias[:-1] = head.bias
         self._put(wide)
+        # the extra row of a pruned head is alive
+        for name, mask in self._head_masks().items():
+            self.student.mask[name] = torch.cat([mask, torch.ones_like(mask[:1])])
 
     def _head(self) -> nn.Module:
         return self.student.network.get_submodule(self.student.layers()[-1])
+
+    def _head_masks(self) -> dict[str, torch.Tensor]:
+        start = f"{PREFIX}.{self.student.layers()[-1]}."
+        return {name: m for name, m in self.student.mask.items() if name.startswith(start)}
 
     def _put(self, head: nn.Module) -> None:
         self.student.network.set_submodule(self.student.layers()[-1], head)
@@ -75,3 +83,4 @@ class ExpandObjective(ClassifierErasure):
         if wide.bias is not None:
             head.bias.copy_(wide.bias[:-1])
         self._put(head)
+        self.student.mask.update({name: mask[:-1] for name, mask in self._head_masks().items()})

@@ -44,8 +44,10 @@ class CFk(ClassifierUnlearner):
                 f"method {self.name}: k={self.k}, but {model.name} has {len(layers)} layers."
             )
         modules = [n for n, m in model.network.named_modules() if m._parameters]
-        return modules[modules.index(layers[-self.k]) :]
+        # all layers are all of the network: tokens and norms before the first layer too
+        first = 0 if self.k == len(layers) else modules.index(layers[-self.k])
+        return modules[first:]
 
     def trained(self, model: Classifier) -> list[str]:
-        inside = {f"{PREFIX}.{name}" for name in self.last_layers(model)}
+        inside = {f"{PREFIX}.{name}".rstrip(".") for name in self.last_layers(model)}
         return [name for name in model.named_parameters() if name.rpartition(".")[0] in inside]

@@ -71,8 +71,9 @@ def fisher_diagonal(model: Classifier, data: Labelled, chunk: int = 64) -> Tenso
 def _mean_squares(model: Classifier, data: Labelled, chunk: int, losses: BatchLosses) -> Tensors:
     """E over samples of the squared gradients of all the losses."""
     network = model.network
-    squares = _layer_squares if all(map(_is_known, _with_weights(network))) else _vmap_squares
-    parameters = weights_of(model)[0]
+    layers, parameters = _with_weights(network), weights_of(model)[0]
+    tied = len(list(network.named_parameters(remove_duplicate=False))) > len(parameters)
+    squares = _vmap_squares if tied or not all(map(_is_known, layers)) else _layer_squares
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     with _evaluating(network), torch.enable_grad():
         for x, y in zip(data.x.split(chunk), data.y.split(chunk), strict=True):
@@ -97,9 +98,13 @@ def _with_weights(network: nn.Module) -> list[nn.Module]:
 
 def _is_known(module: nn.Module) -> bool:
     """A layer whose per-sample gradients are known from its input and its output's gradient."""
-    if isinstance(module, nn.Conv2d):
-        return module.groups == 1 and module.padding_mode == "zeros" and module.padding != "same"
-    return isinstance(module, nn.Linear | nn.BatchNorm2d)
+    # of exactly these kinds: a subclass may do more than its weights say (timm's norms activate too)
+    if type(module) is nn.Conv2d:
+        plain = module.padding_mode == "zeros" and not isinstance(module.padding, str)
+        return plain and module.groups == 1
+    if type(module) is nn.BatchNorm2d:
+        return module.running_mean is not None
+    return type(module) is nn.Linear
 
 
 def _layer_squares(
@@ -123,6 +128,9 @@ def _layer_squares(
     finally:
         for hook in hooks:
             hook.remove()
+    if len({name for name, *_ in calls}) < len(calls):  # a layer that is used twice
+        yield from _vmap_squares(model, x, y, losses)
+        return
     outputs = [out for *_, out in calls]
     with torch.no_grad():
         known = [_prepared(module, a) for _, module, a, _ in calls]

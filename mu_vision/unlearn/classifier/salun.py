@@ -63,9 +63,9 @@ class SalUnObjective(RandomLabelObjective):
             loss = F.cross_entropy(logits, self.forget.y[rows], reduction="sum")
             for sum_, grad in zip(total, torch.autograd.grad(loss, parameters), strict=True):
                 sum_ += grad
-        size = torch.cat([g.abs().flatten() for g in total])
-        least = size.topk(max(1, int(s.density * len(size)))).values[-1]
-        self.saliency = {n: g.abs() >= least for n, g in zip(names, total, strict=True)}
+        chosen = largest(torch.cat([g.abs().flatten() for g in total]), s.density)
+        parts = chosen.split([p.numel() for p in parameters])
+        self.saliency = {n: m.view_as(p) for n, m, p in zip(names, parts, parameters, strict=True)}
         self.initial = {n: p.detach().clone() for n, p in zip(names, parameters, strict=True)}
 
     @torch.no_grad()
@@ -73,3 +73,13 @@ class SalUnObjective(RandomLabelObjective):
         for name, parameter in self.student.named_parameters().items():
             parameter.copy_(torch.where(self.saliency[name], parameter, self.initial[name]))
         super().after_step(step)
+
+
+def largest(size: torch.Tensor, density: float) -> torch.Tensor:
+    """[P] bool: exactly floor(density P) of the largest; of equal ones the first."""
+    count = max(1, int(density * len(size)))
+    least = size.topk(count).values[-1]
+    chosen = size > least
+    ties = (size == least).nonzero().flatten()
+    chosen[ties[: count - int(chosen.sum())]] = True
+    return chosen

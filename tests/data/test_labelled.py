@@ -1,0 +1,208 @@
+"""Labelled pictures, the data sets, and augmentation."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mu_vision.data import minicanvas
+from mu_vision.data.labelled import (
+    Labelled,
+    Splits,
+    augmented,
+    digits,
+    load_splits,
+    minicanvas_objects,
+)
+from mu_vision.errors import UsageError
+
+X = torch.arange(2 * 9, dtype=torch.float32).view(2, 1, 3, 3) / 18
+
+
+def keys(data: Labelled) -> set[bytes]:
+    return {picture.numpy().tobytes() for picture in data.x}
+
+
+def test_digits_have_one_fixed_split_of_disjoint_sides():
+    first, again = digits(), load_splits("digits")
+    assert (len(first.train), len(first.test)) == (1197, 600)
+    assert first.train.fingerprint == again.train.fingerprint
+    assert first.test.fingerprint == again.test.fingerprint
+    assert not keys(first.train) & keys(first.test)
+    assert first.classes == tuple("0123456789") and not first.augment
+    assert first.train.x.shape == (1197, 1, 8, 8) and first.train.x.dtype == torch.float32
+    assert (float(first.train.x.min()), float(first.train.x.max())) == (0.0, 1.0)
+    assert first.train.y[:4].tolist() == [2, 4, 0, 3]
+
+
+def test_every_digit_is_on_both_sides():
+    whole = digits()
+    for side in (whole.train, whole.test):
+        assert (torch.bincount(side.y, minlength=10) > 40).all()
+
+
+def test_the_global_seed_does_not_move_the_split():
+    np.random.seed(5)
+    torch.manual_seed(5)
+    assert digits().train.fingerprint == digits().train.fingerprint
+    state = torch.random.get_rng_state()
+    digits()
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_objects_of_minicanvas_have_disjoint_sides(monkeypatch):
+    monkeypatch.setattr(minicanvas, "STYLES", minicanvas.STYLES[:2])
+    found = minicanvas_objects()
+    assert (len(found.train), len(found.test)) == (10 * 2 * 24, 10 * 2 * 8)
+    assert found.classes == minicanvas.OBJECTS and found.train.x.shape[1:] == (3, 32, 32)
+    assert torch.bincount(found.train.y).tolist() == [48] * 10
+    assert not keys(found.train) & keys(found.test)
+    assert 0 <= float(found.train.x.min()) and float(found.train.x.max()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (X[:, 0], [0, 1], r"Pictures must be \[N, C, H, W\] with N labels; got \[2, 3, 3\] and \[2\]"),
+        (X, [0], r"Pictures must be .*; got \[2, 1, 3, 3\] and \[1\]\."),
+        (X, [0, 2], r"Labels go from 0 to 2, but there are 2 classes \(0 to 1\)\."),
+        (X, [-1, 1], r"Labels go from -1 to 1, but there are 2 classes"),
+    ],
+)  # fmt: skip
+def test_pictures_and_labels_that_do_not_fit_are_refused(x, y, message):
+    with pytest.raises(UsageError, match=message):
+        Labelled(x, torch.tensor(y), ("a", "b"))
+
+
+def test_samples_are_taken_in_the_order_asked_for():
+    data = Labelled(X, torch.tensor([0, 1]), ("a", "b"))
+    for rows in ([1, 0, 1], np.array([1, 0, 1]), torch.tensor([1, 0, 1])):
+        taken = data.take(rows)
+        assert taken.y.tolist() == [1, 0, 1] and torch.equal(taken.x[0], X[1])
+        assert taken.classes == ("a", "b")
+    assert len(data.take([])) == 0
+    with pytest.raises(FrozenInstanceError):
+        data.y = torch.zeros(2)
+
+
+def test_a_fingerprint_is_of_pictures_labels_and_classes():
+    y = torch.tensor([0, 1])
+    one = Labelled(X, y, ("a", "b"))
+    assert one.fingerprint == Labelled(X.clone(), y.clone(), ("a", "b")).fingerprint
+    others = [
+        Labelled(X.flip(3), y, ("a", "b")),
+        Labelled(X, y.flip(0), ("a", "b")),
+        Labelled(X, y, ("b", "a")),
+        Labelled(X.view(2, 1, 1, 9), y, ("a", "b")),
+    ]
+    assert len({one.fingerprint, *(other.fingerprint for other in others)}) == 5
+
+
+def windows(picture: torch.Tensor, pad: int) -> list[torch.Tensor]:
+    """Every crop of a padded picture, and its mirror image."""
+    _, height, width = picture.shape
+    padded = torch.nn.functional.pad(picture, (pad,) * 4)
+    crops = [
+        padded[:, top : top + height, left : left + width]
+        for top in range(2 * pad + 1)
+        for left in range(2 * pad + 1)
+    ]
+    return [*crops, *(crop.flip(2) for crop in crops)]
+
+
+def test_augmentation_crops_and_mirrors_and_does_nothing_else():
+    x = torch.rand(24, 3, 6, 5, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(3)
+    y = augmented(x, pad=2)
+    assert y.shape == x.shape and y.dtype == x.dtype
+    places = set()
+    for before, after in zip(x, y, strict=True):
+        found = [n for n, w in enumerate(windows(before, 2)) if torch.equal(w, after)]
+        assert len(found) == 1
+        places.add(found[0])
+    assert len(places) > 12 and min(places) < 25 <= max(places)
+
+
+def test_augmentation_is_a_function_of_the_global_seed():
+    x = torch.rand(8, 1, 8, 8)
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(augmented(x))
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+def test_crops_are_uniform_and_half_are_mirrored():
+    x = torch.arange(16.0).view(1, 1, 4, 4).repeat(4000, 1, 1, 1) + 1
+    torch.manual_seed(0)
+    y = augmented(x, pad=1)
+    told = torch.zeros(18)
+    for n, window in enumerate(windows(x[0], 1)):
+        told[n] = (y == window).flatten(1).all(1).sum()
+    assert told.sum() == 4000 and ((told - 4000 / 18).abs() < 70).all()
+
+
+def test_without_padding_pictures_are_only_mirrored():
+    x = torch.rand(20, 1, 4, 4)
+    torch.manual_seed(0)
+    for before, after in zip(x, augmented(x, pad=0), strict=True):
+        assert torch.equal(after, before) or torch.equal(after, before.flip(2))
+
+
+def test_unknown_data_sets_are_refused_with_the_nearest():
+    with pytest.raises(UsageError, match=r"no data set 'cifar-10'.* Did you mean 'cifar10'\?"):
+        load_splits("cifar-10")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100"), ("svhn", "SVHN")]
+)
+def test_data_sets_of_torchvision_need_their_files(name, kind, tmp_path):
+    with pytest.raises(UsageError, match=rf"{kind} is read from a local folder: give its root, .*"):
+        load_splits(name)
+    with pytest.raises(UsageError, match=rf"No {kind} in .*: put the files of .*{kind} there") as e:
+        load_splits(name, tmp_path / "nothing")
+    sides = ["split='train'", "split='test'"] if name == "svhn" else [f"{kind}("]
+    assert all(side in str(e.value) for side in sides) and "download=True" in str(e.value)
+
+
+def draw(folder, colour, size=(12, 9)):
+    folder.mkdir(parents=True)
+    Image.new("RGB", size, colour).save(folder / "one.png")
+
+
+@pytest.mark.parametrize("held_out", ["val", "test"])
+def test_an_image_folder_is_read_by_class(held_out, tmp_path):
+    draw(tmp_path / "train" / "blue", (0, 0, 255))
+    draw(tmp_path / "train" / "red", (255, 0, 0))
+    draw(tmp_path / held_out / "blue", (0, 0, 128))
+    draw(tmp_path / held_out / "red", (128, 0, 0))
+    found = load_splits("image_folder", tmp_path)
+    assert found.classes == ("blue", "red") and found.augment
+    assert isinstance(found, Splits) and found.name == tmp_path.name
+    assert found.train.x.shape == (2, 3, 64, 64) and found.train.y.tolist() == [0, 1]
+    assert found.train.x[1, 0].eq(1).all() and found.train.x[1, 1:].eq(0).all()
+    assert float(found.test.x[0, 2].mean()) == pytest.approx(128 / 255)
+
+
+def test_an_image_folder_that_is_not_one_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"needs ROOT/train/CLASS/ and ROOT/val/CLASS/"):
+        load_splits("image_folder")
+    with pytest.raises(UsageError, match=r"An image folder needs .*/train/CLASS/"):
+        load_splits("image_folder", tmp_path)
+    draw(tmp_path / "train" / "blue", (0, 0, 255))
+    with pytest.raises(UsageError, match=r"has train/ but neither val/ nor test/"):
+        load_splits("image_folder", tmp_path)
+    (tmp_path / "val").mkdir()
+    with pytest.raises(UsageError, match=r"/val cannot be read \(.*class folder.*\)\."):
+        load_splits("image_folder", tmp_path)
+    draw(tmp_path / "val" / "red", (255, 0, 0))
+    with pytest.raises(UsageError, match=r"/train and .*/val do not hold the same classes\."):
+        load_splits("image_folder", tmp_path)
+    (tmp_path / "train" / "blue" / "two.png").write_text("no picture")
+    with pytest.raises(UsageError, match=r"/train cannot be read \(cannot identify image file"):
+        load_splits("image_folder", tmp_path)

@@ -1,0 +1,111 @@
+"""SalUn: the saliency mask, and weights outside it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from labelled import few_digits
+from steps import SAMPLES, method, prepared, result, same, tensors
+
+from mu_vision.data.labelled import Labelled, Splits
+from mu_vision.data.selectors import forget_rows
+from mu_vision.models.classifier import Classifier
+from mu_vision.unlearn.classifier.salun import largest
+
+
+def mask_of(model, request=SAMPLES, **settings) -> torch.Tensor:
+    saliency = prepared("salun", model, request, **settings).saliency
+    return torch.cat([m.flatten() for m in saliency.values()])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_weights_outside_the_mask_stay_bit_for_bit(optimizer, digit_net):
+    """Momentum and weight decay move weights that have no gradient; here they do not."""
+    settings = {"density": 0.3, "optimizer": optimizer, "weight_decay": 0.05, "lr": 0.01}
+    m = method("salun", epochs=6, momentum=0.9, **settings)
+    saliency = prepared("salun", digit_net, **settings).saliency
+    done = m.unlearn(digit_net, SAMPLES)
+    assert done.report["steps"] == 30
+    after = done.model.named_parameters()
+    for name, before in digit_net.named_parameters().items():
+        assert torch.equal(after[name][~saliency[name]], before[~saliency[name]]), name
+    moved = sum(
+        int((after[n] != p)[saliency[n]].sum()) for n, p in digit_net.named_parameters().items()
+    )
+    assert moved > 0.9 * sum(int(m.sum()) for m in saliency.values())
+
+
+def test_all_weights_in_the_mask_are_random_labels_step_for_step(digit_net):
+    assert same(
+        result("salun", digit_net, density=1.0, epochs=2),
+        result("random_label", digit_net, epochs=2),
+    )
+
+
+@pytest.mark.parametrize("density", [0.001, 0.1, 0.5, 0.77, 1.0])
+def test_the_density_of_the_mask_is_exact(density, digit_net):
+    mask = mask_of(digit_net, density=density)
+    assert int(mask.sum()) == int(density * len(mask))
+
+
+def test_the_density_is_exact_among_gradients_of_zero_too(digit_net):
+    dead = digit_net.clone().freeze()
+    with torch.no_grad():  # a norm that gives 0 for ever: nothing before it has a gradient
+        dead.network[5].weight.zero_()
+        dead.network[5].bias.fill_(-1.0)
+    mask = mask_of(dead, density=0.9)
+    assert int(mask.sum()) == int(0.9 * len(mask))
+
+
+def test_equal_sizes_are_told_apart_by_their_place_and_masks_are_nested():
+    size = torch.tensor([0.0, 2.0, 1.0, 1.0, 1.0, 0.0, 0.0, 3.0])
+    assert largest(size, 0.5).tolist() == [0, 1, 1, 1, 0, 0, 0, 1]
+    masks = [largest(size, n / 8) for n in range(1, 9)]
+    assert [int(m.sum()) for m in masks] == list(range(1, 9))
+    for smaller, larger in pairwise(masks):
+        assert (larger | ~smaller).all()
+        assert size[smaller].min() >= size[~smaller].max()
+    assert int(largest(size, 1e-6).sum()) == 1
+
+
+def test_the_mask_is_of_the_largest_gradients_of_the_forget_set(digit_net):
+    twin = digit_net.clone()
+    loss = F.cross_entropy(twin.network.eval()(SAMPLES.forget.x), SAMPLES.forget.y)
+    gradients = torch.autograd.grad(loss, list(twin.network.parameters()))
+    size = torch.cat([g.abs().flatten() for g in gradients])
+    mask = mask_of(digit_net, density=0.25)
+    near = 1e-6 * float(size.max())
+    assert size[mask].min() >= size[~mask].max() - near
+
+
+def test_batches_and_order_of_the_forget_set_do_not_change_the_mask(digit_net):
+    whole = mask_of(digit_net)
+    train = few_digits().train
+    order = torch.arange(len(train)).flip(0)
+    flipped = Labelled(train.x[order], train.y[order], train.classes)
+    splits = Splits("flipped", flipped, few_digits().test)
+    other = forget_rows(splits, [len(train) - 1 - row for row in SAMPLES.rows])
+    for mask in (mask_of(digit_net, batch=7), mask_of(digit_net, other)):
+        assert (mask != whole).float().mean() < 1e-3
+
+
+def test_the_saliency_of_a_linear_model_has_a_closed_form():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    model = Classifier(network, few_digits().classes)
+    forget = SAMPLES.forget
+    residual = F.softmax(network(forget.x), 1) - F.one_hot(forget.y, 10)
+    size = (residual.T @ forget.x.flatten(1)).abs()
+    objective = prepared("salun", model, density=0.2)
+    chosen, bias = objective.saliency["network.1.weight"], objective.saliency["network.1.bias"]
+    assert int(chosen.sum() + bias.sum()) == int(0.2 * 650)
+    assert size[chosen].min() >= size[~chosen].max() - 1e-5
+
+
+def test_reading_the_saliency_changes_nothing(digit_net):
+    objective = prepared("salun", digit_net)
+    assert same(tensors(objective.student), tensors(digit_net))
+    assert all(p.grad is None for p in objective.student.network.parameters())
+    assert objective.student.network.training
