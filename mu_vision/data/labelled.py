@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from .poison import Poisoned
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,14 @@ class Splits:
     Attributes:
         name: of the data set.
         augment: crop and flip training batches, as is usual for CIFAR; digits have neither.
+        poison: the backdoor in the training set, if there is one.
     """
 
     name: str
     train: Labelled
     test: Labelled
-    augment: bool = field(default=False)
+    augment: bool = False
+    poison: Poisoned | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:

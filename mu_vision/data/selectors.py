@@ -22,22 +22,22 @@ from .. import files
 from ..errors import UsageError, unknown
 from .labelled import Labelled, Splits
 
-Kind = Literal["random", "class", "indices", "file"]
+Kind = Literal["random", "class", "indices", "file", "poisoned"]
 
 
 class Selector(BaseModel):
     """How a user says which samples to forget.
 
     Attributes:
-        kind: ``random`` (a share of all), ``class`` (all or a share of one class), ``indices``, or
-            ``file`` (a forget set that was saved).
+        kind: ``random`` (a share of all), ``class`` (all or a share of one class), ``indices``,
+            ``file`` (a forget set that was saved), or ``poisoned`` (the samples with a backdoor).
         share: of the training set, or of the class; in (0, 1].
         of: name of the class.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Kind = Field("random", description="random, class, indices or file")
+    kind: Kind = Field("random", description="random, class, indices, file or poisoned")
     share: float | None = Field(None, gt=0, le=1, description="share of the set or of the class")
     of: str | None = Field(None, description="class whose samples are forgotten")
     indices: tuple[int, ...] | None = Field(None, description="positions in the training set")
@@ -52,8 +52,11 @@ class Selector(BaseModel):
         """
         if self.kind == "file":
             return load_forget_set(self._needed("file"), splits)
-        chosen = {"random": self._random, "class": self._class, "indices": self._given}[self.kind]
-        rows = chosen(splits.train, np.random.default_rng((seed, 7919)))
+        chosen = {
+            "random": self._random, "class": self._class, "indices": self._given,
+            "poisoned": lambda *_: self._poisoned(splits),
+        }  # fmt: skip
+        rows = chosen[self.kind](splits.train, np.random.default_rng((seed, 7919)))
         whole = self.of if self.kind == "class" and self.share in (None, 1) else None
         return ForgetRequest(splits, tuple(sorted(rows)), self.describe(), whole)
 
@@ -63,6 +66,7 @@ class Selector(BaseModel):
         what = {
             "random": f"random {share}", "class": f"{share} of class {self.of}".removeprefix(" of "),
             "indices": f"{len(self.indices or ())} given samples", "file": f"{self.file}",
+            "poisoned": "poisoned samples",
         }  # fmt: skip
         return what[self.kind].strip()
 
@@ -81,6 +85,13 @@ class Selector(BaseModel):
             raise unknown("class", name, train.classes)
         rows = (train.y.cpu() == train.classes.index(name)).nonzero().flatten().numpy()
         return rng.permutation(rows)[: round((self.share or 1) * len(rows))].tolist()
+
+    def _poisoned(self, splits: Splits) -> list[int]:
+        if splits.poison is None:
+            raise UsageError(
+                f"{splits.name} has no backdoor, so no poisoned samples to forget; add `poison:`."
+            )
+        return list(splits.poison.rows)
 
     def _given(self, train: Labelled, rng: np.random.Generator) -> list[int]:
         return [int(row) for row in self._needed("indices")]

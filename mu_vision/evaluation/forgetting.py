@@ -62,11 +62,15 @@ def measure(
     Returns:
         ``ua``, ``ra``, ``ta`` (1 - accuracy on the forget set, accuracy on the retain and the test
         set), ``mia`` (MIA-Efficacy on confidence), ``mia_entropy``, ``sparsity``, ``probe``; beside
+        ``asr`` (success of a backdoor in the data, if there is one); beside
         a retrained model ``gap`` (their mean distance), ``js`` on the forget set and
         ``weight_distance``. Retrain's gap is 0 by definition.
     """
     out = Outputs.of(model, request)
     found = rates(out, request)
+    if request.splits.poison:
+        attacked = request.splits.poison.attack_set(request.splits.test)
+        found["asr"] = forgetting.accuracy(model.logits(attacked.x), attacked.y)
     found["sparsity"] = forgetting.sparsity(_tensors(model))
     if probe:
         found["probe"] = linear_probe(model, request)

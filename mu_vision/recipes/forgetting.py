@@ -11,6 +11,7 @@ from ..validation import validated
 from .base import Label, Recipe, Settings, Strict, blank_to_empty, unlearners
 
 if TYPE_CHECKING:
+    from ..data.poison import Poison
     from ..data.selectors import Selector
     from ..pruning import Pruning
     from ..selection import WorstCase
@@ -44,6 +45,7 @@ class ForgetRecipe(Recipe):
 
     Attributes:
         model: settings of the trainer ``classifier``: data, architecture, epochs, lr.
+        poison: settings of ``data.poison.Poison``: a backdoor in the training set, to be cleaned.
         groups: forget sets with their methods. ``retrain`` with the original's training settings is
             always the first: it is the yardstick.
         seeds: one original, one split and one run of every method for each.
@@ -53,6 +55,7 @@ class ForgetRecipe(Recipe):
 
     kind: Literal["forget"]
     model: Settings = Field(default_factory=dict)
+    poison: Settings | None = None
     groups: dict[Label, ForgetGroup] = Field(min_length=1)
     seeds: tuple[NonNegativeInt, ...] = (0,)
     probe: bool = True
@@ -101,6 +104,14 @@ class ForgetRecipe(Recipe):
             return None
         return validated(Pruning, settings, f"recipe {self.name}, groups.{group}.prune")
 
+    def backdoor(self) -> Poison | None:
+        """The backdoor that the training set is given; None for none."""
+        from ..data.poison import Poison
+
+        if self.poison is None:
+            return None
+        return validated(Poison, {"seed": self.seed, **self.poison}, f"recipe {self.name}, poison")
+
     def check(self) -> None:
         from ..data.labelled import DATASETS
 
@@ -109,6 +120,7 @@ class ForgetRecipe(Recipe):
             raise unknown("data set", trainer.data, DATASETS)
         if not self.seeds:
             raise UsageError(f"Recipe {self.name} has no seed: give seeds=[0].")
+        self.backdoor()
         for group in self.groups:
             self.methods(group, self.seed)
             self.forget_set(group, self.seed)

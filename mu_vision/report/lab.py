@@ -13,7 +13,7 @@ from .build import write_page
 from .plots import Axis, Plot, Point, tradeoff
 
 COLUMNS = {
-    "ua": "UA", "ra": "RA", "ta": "TA", "mia": "MIA", "gap": "Avg. gap", "js": "JS to Retrain",
+    "ua": "UA", "ra": "RA", "ta": "TA", "mia": "MIA", "asr": "Backdoor", "gap": "Avg. gap", "js": "JS to Retrain",
     "mia_entropy": "MIA, entropy", "probe": "Probe", "sparsity": "Sparsity",
     "weight_distance": "Weights moved apart",
 }  # fmt: skip
