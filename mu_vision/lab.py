@@ -21,7 +21,7 @@ from typing import Any
 
 from . import files
 from .data.labelled import Splits, load_splits
-from .data.selectors import ForgetRequest, Selector, load_forget_set
+from .data.selectors import ForgetRequest, Selector, in_turn, load_forget_set
 from .environment import environment
 from .errors import RunError
 from .evaluation import forgetting
@@ -52,7 +52,7 @@ class Lab:
         recipe, folder = self.recipe, self.folder
         # what needs no model first: a class that does not exist is found before anything is trained
         requests = {
-            (seed, group): chosen.select(self.splits, seed)
+            (seed, group): self.selected(chosen, seed, group)
             for seed, group in product(recipe.seeds, recipe.groups)
             if isinstance(chosen := recipe.forget_set(group, seed), Selector)
         }
@@ -118,6 +118,13 @@ class Lab:
         self.stages.run(f"train-seed{seed}-{name}", inputs, work, [place])
         return Classifier.load(place)
 
+    def selected(self, first: Selector, seed: int, group: str) -> ForgetRequest:
+        """The forget set of a group; with later requests, all of them together."""
+        later = self.recipe.later_sets(group)
+        # another seed for each: a second random set should not be the first one again
+        found = [s.select(self.splits, seed + 1000 * n) for n, s in enumerate([first, *later])]
+        return in_turn(*found) if later else found[0]
+
     def searched(self, seed: int, group: str, original: Classifier) -> ForgetRequest:
         """The forget set that a search finds on the original; kept as a file that others can load."""
         search = self.recipe.forget_set(group, seed)
@@ -153,19 +160,25 @@ class Lab:
                 "relearn": self.recipe.relearn,
             }
 
-            def work(method=method, place=place, retrained=retrained) -> dict[str, Any]:
+            def work(
+                label=label, method=method, place=place, retrained=retrained
+            ) -> dict[str, Any]:
+                model, seconds = original, 0.0
+                # Retrain is of all requests together; the others are asked one after the other
+                asked = (label != YARDSTICK and request.parts) or (request,)
                 try:
-                    done = method.unlearn(original, request)
+                    for part in asked:
+                        done = method.unlearn(model, part)
+                        model, seconds = done.model, seconds + done.seconds
                 except RunError as error:
                     # a method that destroys the network, or moves nothing, is a result too
                     files.remove(place)
                     files.write_text(place / "failed.txt", f"{error}\n")
                     return {"failed": str(error)}
-                model = done.model
                 model.name = place.name
                 model.save(place)
                 found = forgetting.measure(model, request, retrained or model, self.recipe.probe)
-                return {**found, "seconds": done.seconds, **self.relearned(model, request, seed)}
+                return {**found, "seconds": seconds, **self.relearned(model, request, seed)}
 
             name = f"seed{seed}-{group}-{label}"
             result = self.stages.run(name, inputs, work, [place]).result

@@ -36,4 +36,4 @@ def test_every_forget_set_of_the_page_is_read():
 
     (text,) = blocks("yaml")
     kinds = [Selector(**yaml.safe_load(line)["forget"]).kind for line in text.strip().splitlines()]
-    assert kinds == ["random", "class", "indices", "file"]
+    assert kinds == ["random", "class", "indices", "file", "poisoned"]

@@ -195,3 +195,19 @@ def test_a_wrong_forget_set_or_pruning_is_refused(group, said):
 @pytest.mark.parametrize("name", ["worst_case_digits", "sparse_then_unlearn"])
 def test_the_other_shipped_recipes_are_whole(name):
     assert len(load_recipe(name).groups) >= 3
+
+
+def test_requests_one_after_the_other_stand_beside_retrain_of_all(tmp_path):
+    first, second = {"kind": "class", "of": "3"}, {"kind": "class", "of": "5", "share": 0.5}
+    groups = {"turn": {"forget": first, "then": [second], "methods": {"eu_k": {"epochs": 3}}}}
+    data = {**RECIPE, "groups": groups, "seeds": [0], "relearn": 0, "probe": False}
+    found = run(make_recipe(data), tmp_path / "run")
+    about = found.scores["requests"]["turn"]
+    assert about["name"] == "class 3, then 50 % of class 5" and about["parts"] == 2
+    gold, ours = (line(found.table, "turn", m) for m in ("retrain", "eu_k"))
+    assert 0.6 < gold["ua"] < 0.9  # half of class 5 was kept and is still known
+    assert abs(ours["ua"] - gold["ua"]) < 0.2
+    with pytest.raises(UsageError, match="searched forget set cannot be followed"):
+        make_recipe(change(forget={"search": "worst", "share": 0.1}, then=[second]))
+    with pytest.raises(UsageError, match=r"groups.one.then.0: unknown key 'off'"):
+        make_recipe(change(then=[{"kind": "class", "off": "3"}]))

@@ -107,6 +107,7 @@ class ForgetRequest:
         name: in words.
         whole: the class that is forgotten whole, if one is; the test set is then without it.
         gone: positions that earlier requests took away: neither forgotten again nor kept.
+        parts: requests that are made one after the other, if this is all of them together.
     """
 
     splits: Splits
@@ -114,6 +115,7 @@ class ForgetRequest:
     name: str = "given samples"
     whole: str | None = None
     gone: tuple[int, ...] = field(default=())
+    parts: tuple[ForgetRequest, ...] = field(default=(), repr=False)
 
     def __post_init__(self):
         n, rows = len(self.splits.train), self.rows
@@ -176,7 +178,7 @@ class ForgetRequest:
         return {
             "kind": "samples", "name": self.name, "dataset": self.splits.name,
             "samples": len(self.rows), "of": len(self.splits.train), "whole": self.whole,
-            "gone": len(self.gone), "rows": digest.hexdigest(),
+            "gone": len(self.gone), "parts": len(self.parts), "rows": digest.hexdigest(),
             "training_set": self.splits.train.fingerprint,
         }  # fmt: skip
 
@@ -185,6 +187,19 @@ class ForgetRequest:
         positions = {"indices": list(self.rows), "gone_indices": list(self.gone)}
         files.write_json(path, {**self.model_dump(), **positions})
         return Path(path)
+
+
+def in_turn(first: ForgetRequest, *later: ForgetRequest) -> ForgetRequest:
+    """Requests that come one after the other, as one; ``parts`` are what a model is asked in turn.
+
+    Samples that an earlier request took are left out of the later ones.
+    """
+    parts = [first]
+    for request in later:
+        parts.append(parts[-1].then(request))
+    rows = sorted({row for part in parts for row in part.rows})
+    name = ", then ".join(part.name for part in parts)
+    return ForgetRequest(first.splits, tuple(rows), name, None, first.gone, tuple(parts))
 
 
 def forget_rows(splits: Splits, rows: Sequence[int], name: str = "given samples") -> ForgetRequest:

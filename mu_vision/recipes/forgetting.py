@@ -27,10 +27,13 @@ class ForgetGroup(Strict):
     Attributes:
         forget: a selector; or ``search: worst`` or ``search: easiest`` with settings of
             ``selection.WorstCase``, to find the set on each original.
+        then: selectors of further requests; every method forgets one after the other, and stands
+            beside Retrain of all together.
         prune: settings of ``pruning.Pruning``: the original, and Retrain, are sparse.
     """
 
     forget: Settings
+    then: tuple[Settings, ...] = ()
     prune: Settings | None = None
     methods: dict[Label, Settings] = Field(min_length=1)
 
@@ -95,6 +98,15 @@ class ForgetRecipe(Recipe):
         rest = {key: value for key, value in settings.items() if key != "search"}
         return validated(WorstCase, {"seed": seed, **rest, "easiest": kind == "easiest"}, where)
 
+    def later_sets(self, group: str) -> list[Selector]:
+        """Selectors of the requests that follow the first one."""
+        from ..data.selectors import Selector
+
+        where, spec = f"recipe {self.name}, groups.{group}", self.groups[group]
+        if spec.then and "search" in spec.forget:
+            raise UsageError(f"{where}: a searched forget set cannot be followed by `then`.")
+        return [validated(Selector, s, f"{where}.then.{n}") for n, s in enumerate(spec.then)]
+
     def pruning(self, group: str) -> Pruning | None:
         """How the original of a group is made sparse; None for a dense one."""
         from ..pruning import Pruning
@@ -124,4 +136,5 @@ class ForgetRecipe(Recipe):
         for group in self.groups:
             self.methods(group, self.seed)
             self.forget_set(group, self.seed)
+            self.later_sets(group)
             self.pruning(group)
