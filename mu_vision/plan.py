@@ -54,10 +54,11 @@ class Plan:
         yield f"folder: {self.folder}{going_on if is_run(self.folder) else ''}"
         for stage, cost in self.steps:
             yield f"  {stage}: {cost}"
-        yield (
-            f"cost: {self.updates:,} updates, {self.pictures:,} pictures,"
-            f" {self.evaluations:,} U-Net evaluations to draw them"
-        )
+        if self.updates or self.pictures or self.evaluations:
+            yield (
+                f"cost: {self.updates:,} updates, {self.pictures:,} pictures,"
+                f" {self.evaluations:,} U-Net evaluations to draw them"
+            )
         if self.needs:
             for need in self.needs:
                 yield f"needs: {need}"
