@@ -101,20 +101,23 @@ class Lab:
             name += f"-{fingerprint(settings)[:6]}"
         place = self.folder / "model" / f"seed{seed}" / name
 
-        def work() -> dict[str, Any]:
-            def train() -> Classifier:
-                if pruning:
-                    return pruning.prune(None, self.splits, trainer)
-                return trainer.fit(self.splits, self.checkpoints(f"seed{seed}-{name}"))[0]
-
-            started = time.perf_counter()
-            train().save(place)
-            return {"seconds": round(time.perf_counter() - started, 3)}
-
         inputs = {
             "trainer": trainer.model_dump(mode="json"), "data": self.splits.train.fingerprint,
             "pruning": settings,
         }  # fmt: skip
+        # keyed by all of them: a checkpoint itself knows neither its data nor its network
+        unfinished = self.folder / "checkpoints" / f"seed{seed}-{name}-{fingerprint(inputs)[:12]}"
+
+        def work() -> dict[str, Any]:
+            started = time.perf_counter()
+            if pruning:
+                model = pruning.prune(None, self.splits, trainer)
+            else:
+                model, _ = trainer.fit(self.splits, unfinished)
+            model.save(place)
+            files.remove(unfinished)
+            return {"seconds": round(time.perf_counter() - started, 3)}
+
         self.stages.run(f"train-seed{seed}-{name}", inputs, work, [place])
         return Classifier.load(place)
 
@@ -138,9 +141,6 @@ class Lab:
         inputs = {"search": search.model_dump(mode="json"), "original": original.fingerprint()}
         self.stages.run(f"select-seed{seed}-{group}", inputs, work, [path])
         return load_forget_set(path, self.splits)
-
-    def checkpoints(self, name: str) -> Path:
-        return self.folder / "checkpoints" / name
 
     def group(
         self, seed: int, group: str, original: Classifier, request: ForgetRequest

@@ -211,3 +211,14 @@ def test_requests_one_after_the_other_stand_beside_retrain_of_all(tmp_path):
         make_recipe(change(forget={"search": "worst", "share": 0.1}, then=[second]))
     with pytest.raises(UsageError, match=r"groups.one.then.0: unknown key 'off'"):
         make_recipe(change(then=[{"kind": "class", "off": "3"}]))
+
+
+def test_other_data_in_the_same_folder_is_trained_on_anew(tmp_path):
+    groups = {"one": {"forget": {"kind": "random", "share": 0.1}, "methods": {"ssd": {"alpha": 2}}}}
+    data = {**RECIPE, "groups": groups, "seeds": [0], "relearn": 0, "probe": False}
+    clean = run(make_recipe(data), tmp_path / "run")
+    poisoned = run(make_recipe({**data, "poison": {"target": "0", "share": 0.2}}), tmp_path / "run")
+    assert not poisoned.stages["train-seed0-original"].reused
+    assert "asr" not in line(clean.table, "one", "original")
+    assert line(poisoned.table, "one", "original")["asr"] > 0.5
+    assert not list((tmp_path / "run" / "checkpoints").glob("seed0*"))
