@@ -32,7 +32,19 @@ from .recipes.forgetting import YARDSTICK
 from .runner import ORIGINAL, Announce, RunResult, write_recipe
 from .stages import Stages, fingerprint
 
-RATES = ("ua", "ra", "ta", "mia", "asr", "gap", "js", "mia_entropy", "probe", "sparsity")
+RATES = (
+    "ua",
+    "ra",
+    "ta",
+    "mia",
+    "asr",
+    "gap",
+    "js",
+    "mia_entropy",
+    "probe",
+    "one_shot",
+    "sparsity",
+)
 COLUMNS = (*RATES, "weight_distance", "seconds")
 # quantile 0.975 of Student's t for 1, 2, ... degrees of freedom
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)

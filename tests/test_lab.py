@@ -222,3 +222,12 @@ def test_other_data_in_the_same_folder_is_trained_on_anew(tmp_path):
     assert "asr" not in line(clean.table, "one", "original")
     assert line(poisoned.table, "one", "original")["asr"] > 0.5
     assert not list((tmp_path / "run" / "checkpoints").glob("seed0*"))
+
+
+def test_a_one_shot_probe_sees_what_a_new_head_hides(done):
+    """EU-k resets the head alone, so its features are the original's, and outputs cannot tell."""
+    original, gold, ours = (
+        line(done.table, "class", m)["one_shot"] for m in ("original", "retrain", "eu_k")
+    )
+    assert ours == original > gold + 0.1
+    assert "one_shot" not in line(done.table, "random", "retrain")

@@ -57,13 +57,13 @@ def measure(
         model: what unlearning gave.
         request: what it had to forget.
         retrained: Retrain on the same request, the yardstick; None for none.
-        probe: fit a linear probe on the features.
+        probe: ask probes on the features: a linear one and, of a whole class, a one-shot one.
 
     Returns:
         ``ua``, ``ra``, ``ta`` (1 - accuracy on the forget set, accuracy on the retain and the test
-        set), ``mia`` (MIA-Efficacy on confidence), ``mia_entropy``, ``sparsity``, ``probe``; beside
-        ``asr`` (success of a backdoor in the data, if there is one); beside
-        a retrained model ``gap`` (their mean distance), ``js`` on the forget set and
+        set), ``mia`` (MIA-Efficacy on confidence), ``mia_entropy``, ``sparsity``, ``probe`` and
+        ``one_shot``, ``asr`` (success of a backdoor in the data, if there is one); beside a
+        retrained model ``gap`` (their mean distance), ``js`` on the forget set and
         ``weight_distance``. Retrain's gap is 0 by definition.
     """
     out = Outputs.of(model, request)
@@ -74,6 +74,8 @@ def measure(
     found["sparsity"] = forgetting.sparsity(_tensors(model))
     if probe:
         found["probe"] = linear_probe(model, request)
+        if request.whole is not None:
+            found["one_shot"] = one_shot_probe(model, request)
     if retrained is not None:
         beside = Outputs.of(retrained, request)
         gap = forgetting.average_gap(found, rates(beside, request), GAP_KEYS)
@@ -116,6 +118,39 @@ def linear_probe(model: Classifier, request: ForgetRequest) -> float:
     probe.fit(model.features(train.x).numpy(), train.y.cpu().numpy())
     found = probe.predict(model.features(test.x[asked]).numpy())
     return float((found == test.y[asked].cpu().numpy()).mean())
+
+
+def one_shot_probe(
+    model: Classifier, request: ForgetRequest, draws: int = 50, seed: int = 0
+) -> float:
+    """Accuracy on unseen samples of a class that is forgotten whole, from one example of it.
+
+    A sample belongs to the nearest class mean of the standardised features; the forgotten class has
+    one training sample for its mean. Averaged over ``draws`` examples. Features that still know the
+    class hold it together, so one example is enough; a probe that is fitted on all samples finds the
+    class in the features of Retrain as well.
+
+    Raises:
+        UsageError: if no class is forgotten whole.
+    """
+    if request.whole is None:
+        raise UsageError("A one-shot probe needs a class that is forgotten whole.")
+    train, test = request.splits.train, request.splits.test
+    forgotten = train.classes.index(request.whole)
+    known, asked = (
+        model.features(train.x).numpy(),
+        model.features(test.x[test.y == forgotten]).numpy(),
+    )
+    middle, spread = known.mean(0), known.std(0) + 1e-6
+    known, asked = (known - middle) / spread, (asked - middle) / spread
+    labels = train.y.cpu().numpy()
+    means = np.stack([known[labels == label].mean(0) for label in range(len(train.classes))])
+    own, right = known[labels == forgotten], []
+    for row in np.random.default_rng(seed).integers(len(own), size=draws):
+        means[forgotten] = own[row]
+        distance = ((asked[:, None] - means) ** 2).sum(2)
+        right.append((distance.argmin(1) == forgotten).mean())
+    return float(np.mean(right))
 
 
 def relearn_curve(

@@ -14,7 +14,7 @@ from .plots import Axis, Plot, Point, tradeoff
 
 COLUMNS = {
     "ua": "UA", "ra": "RA", "ta": "TA", "mia": "MIA", "asr": "Backdoor", "gap": "Avg. gap", "js": "JS to Retrain",
-    "mia_entropy": "MIA, entropy", "probe": "Probe", "sparsity": "Sparsity",
+    "mia_entropy": "MIA, entropy", "probe": "Probe", "one_shot": "One-shot probe", "sparsity": "Sparsity",
     "weight_distance": "Weights moved apart",
 }  # fmt: skip
 COMPARED = ("ua", "ra", "ta", "mia")
