@@ -196,6 +196,7 @@ def robustness(floor: bool = True, **changes) -> dict:
         attacks = {name: {**record, "floor": None} for name, record in attacks.items()}
     found = {
         "victim": "9f" * 32, "asked": 5, "cases": 4, "too_long": [], "unknown": ["a neon car"],
+        "unasked": [],
         "pre_asr": rate(0), "worst": {"attack": "image_to_image", **rate(3)}, "any": rate(4),
         "attacks": attacks, "before": "b" * 16, "never_knew": "minicanvas/none" if floor else None,
         "warnings": ["P4D brings the concept back in only 75 % of the original's prompts."],
