@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .models.diffusion import DiffusionModel
     from .recipe import Recipe
     from .request import ConceptRequest
-    from .runner import RunResult
+    from .runs import RunResult
     from .unlearn.base import Unlearned, Unlearner
 
 

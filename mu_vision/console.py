@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from .plan import Plan
-    from .runner import RunResult
+    from .runs import RunResult
 
 
 def console() -> Console:

@@ -14,6 +14,7 @@ import io
 import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
@@ -29,25 +30,13 @@ from .models.classifier import Classifier
 from .pruning import Pruning
 from .recipe import ForgetRecipe
 from .recipes.forgetting import YARDSTICK
-from .runner import ORIGINAL, Announce, RunResult, write_recipe
+from .runs import ORIGINAL, Announce, RunResult, write_recipe
 from .stages import Stages, fingerprint
 
 RATES = (
-    "ua",
-    "ra",
-    "ta",
-    "mia",
-    "asr",
-    "gap",
-    "js",
-    "mia_entropy",
-    "probe",
-    "one_shot",
-    "sparsity",
-)
+    "ua", "ra", "ta", "mia", "asr", "gap", "js", "mia_entropy", "probe", "one_shot", "sparsity"
+)  # fmt: skip
 COLUMNS = (*RATES, "weight_distance", "seconds")
-# quantile 0.975 of Student's t for 1, 2, ... degrees of freedom
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 class Lab:
@@ -160,6 +149,15 @@ class Lab:
         """Rows and models of one forget set with one seed; Retrain comes first."""
         rows: list[dict[str, Any]] = []
         models: dict[str, Classifier] = {}
+
+        @cache
+        def gold() -> forgetting.Yardstick:
+            return forgetting.Yardstick.of(models[YARDSTICK], request)
+
+        def measured(model: Classifier, yardstick: Classifier | forgetting.Yardstick):
+            found = forgetting.measure(model, request, yardstick, self.recipe.probe)
+            return {**found, **self.relearned(model, request, seed)}
+
         for label, method in self.recipe.methods(group, seed).items():
             place = self.folder / "model" / f"seed{seed}" / group / label
             retrained = models.get(YARDSTICK)
@@ -172,9 +170,7 @@ class Lab:
                 "relearn": self.recipe.relearn,
             }
 
-            def work(
-                label=label, method=method, place=place, retrained=retrained
-            ) -> dict[str, Any]:
+            def work(label=label, method=method, place=place) -> dict[str, Any]:
                 model, seconds = original, 0.0
                 # Retrain is of all requests together; the others are asked one after the other
                 asked = (label != YARDSTICK and request.parts) or (request,)
@@ -189,19 +185,28 @@ class Lab:
                     return {"failed": str(error)}
                 model.name = place.name
                 model.save(place)
-                found = forgetting.measure(model, request, retrained or model, self.recipe.probe)
-                return {**found, "seconds": seconds, **self.relearned(model, request, seed)}
+                found = measured(model, gold() if YARDSTICK in models else model)
+                return {**found, "seconds": seconds}
 
             name = f"seed{seed}-{group}-{label}"
             result = self.stages.run(name, inputs, work, [place]).result
             row = {"group": group, "method": label, "seed": seed, **result}
+            if label == YARDSTICK and "failed" in result:
+                raise RunError(
+                    f"Retrain, the yardstick, failed on {request.name}: {result['failed']}"
+                )
             if "failed" not in result:
                 models[label] = Classifier.load(place)
             rows.append(row)
+        inputs = {
+            "original": original.fingerprint(), "request": request.model_dump(),
+            "yardstick": models[YARDSTICK].fingerprint(),
+            "probe": self.recipe.probe, "relearn": self.recipe.relearn,
+        }  # fmt: skip
+        name = f"seed{seed}-{group}-{ORIGINAL}"
+        result = self.stages.run(name, inputs, lambda: measured(original, gold())).result
         models = {ORIGINAL: original, **models}
-        measured = forgetting.measure(original, request, models[YARDSTICK], self.recipe.probe)
-        again = self.relearned(original, request, seed)
-        first = {"group": group, "method": ORIGINAL, "seed": seed, **measured, **again}
+        first = {"group": group, "method": ORIGINAL, "seed": seed, **result}
         return [first, *rows], models
 
     def relearned(self, model: Classifier, request: ForgetRequest, seed: int) -> dict[str, Any]:
@@ -253,11 +258,12 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def half_width(values: Sequence[float]) -> float | None:
     """Half of the 95 % interval of a mean of few values."""
+    from scipy.stats import t
+
     freedom = len(values) - 1
     if not freedom:
         return None
-    t = STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96
-    return t * stdev(values) / math.sqrt(len(values))
+    return float(t.ppf(0.975, freedom)) * stdev(values) / math.sqrt(len(values))
 
 
 def as_csv(table: Sequence[Mapping[str, Any]]) -> str:

@@ -11,27 +11,18 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from . import files
 from .environment import environment
-from .recipe import (
-    AuditRecipe,
-    EraseRecipe,
-    EvaluateRecipe,
-    ForgetRecipe,
-    Recipe,
-    TableRecipe,
-    TrainRecipe,
-)
+from .recipe import AuditRecipe, EraseRecipe, EvaluateRecipe, ForgetRecipe
+from .recipe import Recipe, TableRecipe, TrainRecipe  # isort: skip
 from .reporting import answer_places, forget_stale, write_run_report
-from .stages import Record, Stages, fingerprint, open_run
+from .runs import ORIGINAL, Announce, RunResult, silent, without_times, write_recipe
+from .stages import Stages, fingerprint, open_run
 
 if TYPE_CHECKING:
     from .evaluation.protocol import Protocol
@@ -41,36 +32,8 @@ if TYPE_CHECKING:
     from .request import ConceptRequest
     from .unlearn.base import Unlearner
 
-Announce = Callable[[str], None]
-ORIGINAL = "original"
-# settings and results that do not change what comes out
+# settings that do not change what comes out
 NO_MATTER = ("checkpoint_every", "log_every", "tracker")
-CLOCKS = ("seconds", "memory_gb", "stages", "environment")
-
-
-def silent(text: str) -> None:
-    """Announce nothing."""
-
-
-@dataclass
-class RunResult:
-    """What a run leaves behind.
-
-    Attributes:
-        folder: the run folder.
-        scores: the content of ``scores.json``.
-        scorecards: model -> scorecard; empty for tables and training.
-        report: path of the HTML report, None for training.
-        table: the rows of a table recipe.
-        stages: name -> record with fingerprint, time and memory.
-    """
-
-    folder: Path
-    scores: dict[str, Any] = field(default_factory=dict)
-    scorecards: dict[str, Scorecard] = field(default_factory=dict)
-    report: Path | None = None
-    table: list[dict[str, Any]] = field(default_factory=list)
-    stages: dict[str, Record] = field(default_factory=dict)
 
 
 def run(recipe: Recipe, folder: Path | str | None = None, announce: Announce = silent) -> RunResult:
@@ -410,20 +373,6 @@ def model_row(card: Scorecard) -> dict[str, Any]:
     row["warnings"] = list(card.warnings)
     row["scorecard"] = card.to_json()
     return row
-
-
-def write_recipe(folder: Path, data: Mapping[str, Any], resolved: Mapping[str, Any]) -> None:
-    text = yaml.safe_dump({**data, "resolved": dict(resolved)}, sort_keys=False, allow_unicode=True)
-    files.write_text(folder / "recipe.yaml", text)
-
-
-def without_times(value: Any) -> Any:
-    """Scores without clocks and memory: the part that a resumed run gives again to the last bit."""
-    if isinstance(value, Mapping):
-        return {k: without_times(v) for k, v in value.items() if not k.endswith(CLOCKS)}
-    if isinstance(value, list | tuple):
-        return [without_times(v) for v in value]
-    return value
 
 
 def _train(recipe: TrainRecipe, folder: Path, announce: Announce) -> RunResult:

@@ -19,7 +19,8 @@ from .environment import environment
 from .errors import RunError
 from .recipe import TableRecipe
 from .reporting import answer_places, forget_stale, write_table_report
-from .runner import ORIGINAL, Announce, Chain, Original, RunResult, write_recipe
+from .runner import Chain, Original
+from .runs import ORIGINAL, Announce, RunResult, write_recipe
 from .stages import open_run
 
 MEAN, ALL = "mean", "all"

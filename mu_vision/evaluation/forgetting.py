@@ -15,6 +15,7 @@ import torch
 from ..data.selectors import ForgetRequest
 from ..errors import UsageError
 from ..metrics import forgetting, membership
+from ..metrics.rates import confusion as label_table
 from ..models.classifier import Classifier
 
 GAP_KEYS = ("ua", "ra", "ta", "mia")
@@ -45,10 +46,24 @@ class Outputs:
         return cls(*found)
 
 
+@dataclass(frozen=True)
+class Yardstick:
+    """What every method is compared with: Retrain's outputs, rates and weights, computed once."""
+
+    outputs: Outputs
+    rates: Mapping[str, float]
+    weights: Mapping[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, retrained: Classifier, request: ForgetRequest) -> Yardstick:
+        outputs = Outputs.of(retrained, request)
+        return cls(outputs, rates(outputs, request), _tensors(retrained))
+
+
 def measure(
     model: Classifier,
     request: ForgetRequest,
-    retrained: Classifier | None = None,
+    retrained: Classifier | Yardstick | None = None,
     probe: bool = True,
 ) -> dict[str, float]:
     """The metrics of one model.
@@ -56,7 +71,8 @@ def measure(
     Args:
         model: what unlearning gave.
         request: what it had to forget.
-        retrained: Retrain on the same request, the yardstick; None for none.
+        retrained: Retrain on the same request, the yardstick, or what was computed of it; None for
+            none.
         probe: ask probes on the features: a linear one and, of a whole class, a one-shot one.
 
     Returns:
@@ -77,11 +93,10 @@ def measure(
         if request.whole is not None:
             found["one_shot"] = one_shot_probe(model, request)
     if retrained is not None:
-        beside = Outputs.of(retrained, request)
-        gap = forgetting.average_gap(found, rates(beside, request), GAP_KEYS)
-        found["gap"] = gap
-        found["js"] = forgetting.js_divergence(out.forget, beside.forget, logits=True)
-        distance = forgetting.weight_distance(_tensors(model), _tensors(retrained))
+        gold = retrained if isinstance(retrained, Yardstick) else Yardstick.of(retrained, request)
+        found["gap"] = forgetting.average_gap(found, gold.rates, GAP_KEYS)
+        found["js"] = forgetting.js_divergence(out.forget, gold.outputs.forget, logits=True)
+        distance = forgetting.weight_distance(_tensors(model), gold.weights)
         found["weight_distance"] = distance.relative
     return found
 
@@ -185,11 +200,9 @@ def confidences(out: Outputs, request: ForgetRequest, bins: int = 20) -> dict[st
 
 def confusion(model: Classifier, request: ForgetRequest) -> list[list[int]]:
     """[K, K] counts on the test set: row the label, column what the model says."""
-    from ..metrics.rates import confusion as table
-
     test = request.splits.test
     said = model.logits(test.x).argmax(1).numpy()
-    return table(test.y.cpu().numpy(), said, len(model.classes), len(model.classes)).tolist()
+    return label_table(test.y.cpu().numpy(), said, len(model.classes), len(model.classes)).tolist()
 
 
 def _tensors(model: Classifier) -> Mapping[str, torch.Tensor]:

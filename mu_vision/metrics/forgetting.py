@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mu_vision.errors import UsageError
+from ..errors import UsageError
 
 GAP_KEYS = ("ua", "ra", "ta", "mia")
 SUM_TOLERANCE = 1e-3  # a half-precision softmax sums to 1 only this well

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mu_vision.errors import UsageError
-from mu_vision.metrics.forgetting import to_array
+from ..errors import UsageError
+from .forgetting import to_array
 
 VARIANCE_FLOOR = 1e-6
 

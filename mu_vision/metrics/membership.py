@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mu_vision.errors import UsageError, unknown
-from mu_vision.metrics.forgetting import check_labelled, check_logits, log_softmax
+from ..errors import UsageError, unknown
+from .forgetting import check_labelled, check_logits, log_softmax
 
 # The time of a support vector machine grows with the square of its rows, or faster.
 MAX_ROWS = 5000

@@ -153,7 +153,7 @@ class Classifier:
     @torch.no_grad()
     def logits(self, x: torch.Tensor, batch: int = 1024) -> torch.Tensor:
         """[N, K] float32 on the CPU, in eval mode, without augmentation."""
-        return self._in_eval(self.network, x, batch)
+        return self._in_eval(x, batch)
 
     @torch.no_grad()
     def features(self, x: torch.Tensor, batch: int = 1024) -> torch.Tensor:
@@ -162,13 +162,13 @@ class Classifier:
         head = self.network.get_submodule(self.layers()[-1])
         hook = head.register_forward_pre_hook(lambda _, given: caught.append(given[0].cpu()))
         try:
-            self._in_eval(self.network, x, batch)
+            self._in_eval(x, batch)
         finally:
             hook.remove()
         return torch.cat(caught).float()
 
-    def _in_eval(self, network: nn.Module, x: torch.Tensor, batch: int) -> torch.Tensor:
-        training = network.training
+    def _in_eval(self, x: torch.Tensor, batch: int) -> torch.Tensor:
+        network, training = self.network, self.network.training
         network.eval()
         try:
             return torch.cat(

@@ -1,4 +1,4 @@
-"""Per-sample gradients as one batch, and products with their matrix that never store it.
+"""Squares of per-sample gradients, and products with their matrix that never store it.
 
 G is [N, P]: row j is the gradient of sample j's loss in all parameters, in eval mode.
 """
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.func import functional_call, grad, jacrev, jvp, vjp, vmap
+from torch.func import functional_call, jacrev, jvp, vjp, vmap
 
 from ...data.labelled import Labelled
 from ...models.classifier import Classifier
@@ -26,25 +26,6 @@ def weights_of(model: Classifier) -> tuple[Tensors, Tensors]:
     network = model.network
     parameters = {n: p.detach() for n, p in network.named_parameters()}
     return parameters, dict(network.named_buffers())
-
-
-def _log_probabilities(model: Classifier) -> Callable[[Tensors, torch.Tensor], torch.Tensor]:
-    """f(parameters, x [C, H, W]) -> log p [K], for one picture, to be batched by vmap."""
-    buffers = weights_of(model)[1]
-
-    def f(parameters: Tensors, x: torch.Tensor) -> torch.Tensor:
-        logits = functional_call(model.network, (parameters, buffers), (x.unsqueeze(0),))
-        return F.log_softmax(logits[0], dim=-1)
-
-    return f
-
-
-def per_sample_gradients(model: Classifier, data: Labelled, chunk: int = 64) -> Iterator[Tensors]:
-    """{parameter: [b, ...]} gradients of CE, ``chunk`` samples at a time."""
-    parameters, f = weights_of(model)[0], _log_probabilities(model)
-    each = vmap(grad(lambda p, x, y: -f(p, x).gather(0, y)[0]), in_dims=(None, 0, 0))
-    for x, y in zip(data.x.split(chunk), data.y.split(chunk), strict=True):
-        yield each(parameters, x, y.unsqueeze(1))
 
 
 def mean_square_gradients(model: Classifier, data: Labelled, chunk: int = 64) -> Tensors:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 
 from ...errors import UsageError
@@ -46,10 +47,9 @@ class ScrubObjective(ClassifierErasure):
     """Max and min passes; the teacher's logits are computed once unless batches are augmented."""
 
     def start(self) -> None:
-        self.known = {
-            "forget": self.teacher.logits(self.forget.x).to(self.forget.y.device),
-            "retain": self.teacher.logits(self.retain.x).to(self.retain.y.device),
-        }
+        if not self.augment:
+            sets = {"forget": self.forget, "retain": self.retain}
+            self.known = {n: self.teacher.logits(d.x).to(d.y.device) for n, d in sets.items()}
         self.kept: list[dict[str, torch.Tensor]] = []
 
     def teach(self, name: str, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -63,7 +63,7 @@ class ScrubObjective(ClassifierErasure):
 
     def descend(self, x, y, rows):
         s, logits = self.settings, self.student.network(x)
-        losses = {"ce_loss": s.gamma * torch.nn.functional.cross_entropy(logits, y)}
+        losses = {"ce_loss": s.gamma * F.cross_entropy(logits, y)}
         if s.alpha:
             losses["kl_loss"] = s.alpha * kl(self.teach("retain", x, rows), logits, s.temperature)
         return losses

@@ -18,7 +18,6 @@ from mu_vision.unlearn.classifier.per_sample import (
     conjugate_gradients,
     fisher_diagonal,
     mean_square_gradients,
-    per_sample_gradients,
 )
 
 FEW = SAMPLES.retain.take(range(12))
@@ -45,14 +44,6 @@ def linear(double: bool = True) -> Classifier:
 
 def doubled(data: Labelled) -> Labelled:
     return Labelled(data.x.double(), data.y, data.classes)
-
-
-@pytest.mark.parametrize("chunk", [1, 5, 64])
-def test_per_sample_gradients_are_those_of_a_loop(chunk, digit_net):
-    parts = list(per_sample_gradients(digit_net, FEW, chunk))
-    together = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    for n, (x, y) in enumerate(rows(FEW)):
-        near({k: t[n] for k, t in together.items()}, gradient(digit_net, x, y))
 
 
 def test_the_importance_over_one_sample_is_its_squared_gradient(digit_net):
