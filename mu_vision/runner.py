@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import files
 from .environment import environment
-from .recipe import AuditRecipe, EraseRecipe, EvaluateRecipe, ForgetRecipe
-from .recipe import Recipe, TableRecipe, TrainRecipe  # isort: skip
+from .recipe import ForgetRecipe, Recipe, TrainRecipe
+from .recipes.concepts import AuditRecipe, EraseRecipe, EvaluateRecipe, TableRecipe
 from .reporting import answer_places, forget_stale, write_run_report
 from .runs import ORIGINAL, Announce, RunResult, silent, without_times, write_recipe
 from .stages import Stages, fingerprint, open_run
