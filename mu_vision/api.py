@@ -62,15 +62,15 @@ def methods() -> list[str]:
     return registry.names("method")
 
 
-def unlearner(method: str, settings: Mapping[str, Any]) -> Unlearner:
-    """A method with its settings checked.
+def unlearner(method: str, settings: Mapping[str, Any], family: str | None = None) -> Unlearner:
+    """A method (for a family of models, if several share its name) with its settings checked.
 
     Raises:
-        UsageError: unknown method or setting (the nearest is suggested), wrong type or range.
+        UsageError: a method of another family, unknown method or setting (the nearest is suggested), wrong type or range.
     """
     from . import registry
 
-    return validated(registry.get("method", method), dict(settings), f"method {method}")
+    return validated(registry.get("method", method, family), dict(settings), f"method {method}")
 
 
 def erase(
@@ -95,7 +95,7 @@ def erase(
     """
     from .runner import resumable
 
-    chosen = unlearner(method, settings)
+    chosen = unlearner(method, settings, "diffusion")
     if not _is_model(model):
         model = load_model(model)
     worker = resumable(chosen) if folder else chosen

@@ -75,7 +75,9 @@ def erase_to(
     from . import registry
     from .export.delta import save_delta
 
-    chosen = api.unlearner(method, recipe.parse_settings(settings, registry.get("method", method)))
+    chosen = api.unlearner(
+        method, recipe.parse_settings(settings, registry.get("method", method, "diffusion"))
+    )
     only_delta = output.suffix == ".safetensors"
     check_output(output)
     loaded = api.load_model(model)

@@ -240,16 +240,15 @@ def listing() -> dict[str, list[tuple[str, str]]]:
     from . import registry
 
     methods = []
-    for name in registry.names("method"):
-        cls = registry.get("method", name)
+    for cls in registry.classes("method"):
         paper = getattr(cls, "paper", None)
         family = getattr(cls, "family", "diffusion")
         told = f"{paper.title} (arXiv {paper.arxiv})" if paper else _first_line(cls)
-        methods.append((name, f"{family}: {told}"))
-    attacks = [(name, registry.get("attack", name)) for name in registry.names("attack")]
+        methods.append((cls.name, f"{family}: {told}"))
+    attacks = registry.classes("attack")
     return {
         "methods": methods,
-        "attacks": [(name, f"{cls.kind}: {_first_line(cls)}") for name, cls in attacks],
+        "attacks": [(cls.name, f"{cls.kind}: {_first_line(cls)}") for cls in attacks],
         "recipes": [(name, _summary("recipe", name)) for name in resources.names("recipe")],
         "protocols": [(name, _summary("protocol", name)) for name in resources.names("protocol")],
         "data sets": [(name, _card_summary(name)) for name in resources.names("card")],

@@ -27,13 +27,21 @@ from mu_vision.models.diffusion import DiffusionModel
 from mu_vision.request import ConceptRequest
 from mu_vision.unlearn.base import GradientUnlearner
 
-METHODS = registry.names("method")
+METHODS = [f"{cls.family}/{cls.name}" for cls in registry.classes("method")]
 MODELS = {"diffusion": ["sd", "sdxl"], "classifier": ["digit_net"]}
+
+
+def find(name: str) -> type:
+    """The class of ``family/name``."""
+    family, _, method = name.partition("/")
+    return registry.get("method", method, family)
+
+
 CASES = [
     pytest.param(name, model, id=f"{name}-{model}")
     for name in METHODS
-    for model in MODELS[registry.get("method", name).family]
-    if not (model == "sdxl" and registry.get("method", name).one_encoder)
+    for model in MODELS[find(name).family]
+    if not (model == "sdxl" and find(name).one_encoder)
 ]
 REQUEST = ConceptRequest(
     kind="style",
@@ -52,7 +60,7 @@ ASKED = {"diffusion": (REQUEST, OTHER), "classifier": (SAMPLES, OTHERS)}
 
 
 def family(name: str) -> str:
-    return registry.get("method", name).family
+    return name.partition("/")[0]
 
 
 @pytest.fixture
@@ -63,7 +71,7 @@ def model(request):
 
 
 def build(name: str, **changes):
-    cls = registry.get("method", name)
+    cls = find(name)
     return cls.from_settings({**cls.trial, **changes})
 
 
@@ -77,32 +85,32 @@ def same(first, second) -> bool:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_field_is_documented_and_has_a_default(name):
-    cls = registry.get("method", name)
+    cls = find(name)
     for field, info in cls.model_fields.items():
         assert info.description, f"{name}.{field} has no description"
         assert not info.is_required(), f"{name}.{field} has no default"
-    assert cls.name == name
+    assert f"{cls.family}/{cls.name}" == name
     assert cls.family in MODELS
     assert cls.paper.title
     assert cls.paper.arxiv
     assert cls.paper.cost
     assert cls.__doc__
-    assert cls.__module__.rsplit(".", 1)[-1] == name
+    assert cls.__module__.rsplit(".", 1)[-1] == cls.name
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_what_is_constructed_is_what_is_saved(name):
     method = build(name)
     saved = json.loads(json.dumps(method.model_dump(mode="json")))
-    assert registry.get("method", name).from_settings(saved) == method
+    assert find(name).from_settings(saved) == method
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_unknown_settings_are_refused_with_the_nearest(name):
-    field = next(iter(registry.get("method", name).model_fields))
+    field = next(iter(find(name).model_fields))
     with pytest.raises(UsageError, match=f"Did you mean '{field}'"):
         build(name, **{f"{field}s": 1})
-    with pytest.raises(UsageError, match=f"method {name}: 'seed'"):
+    with pytest.raises(UsageError, match=f"method {find(name).name}: 'seed'"):
         build(name, seed="many")
 
 
@@ -141,7 +149,7 @@ def test_the_same_seed_gives_the_same_tensors(name, model):
         tensors(build(name, seed=seed).unlearn(model, asked).model) for seed in (1, 1, 2)
     )
     assert same(first, again)
-    assert same(first, other) != registry.get("method", name).stochastic
+    assert same(first, other) != find(name).stochastic
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -159,7 +167,9 @@ def test_several_requests_are_forgotten_together(name, model):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_model_of_another_family_is_refused(name, sd, digit_net):
     wrong = digit_net if family(name) == "diffusion" else sd
-    with pytest.raises(UsageError, match=rf"{name} works on a {family(name)} model; .* is a "):
+    with pytest.raises(
+        UsageError, match=rf"{find(name).name} works on a {family(name)} model; .* is a "
+    ):
         build(name).unlearn(wrong, ASKED[family(name)][0])
 
 
@@ -171,13 +181,13 @@ def test_what_was_saved_is_reloaded(name, which, request, tmp_path):
     folder = export(done, REQUEST, method, tmp_path / "erased", model)
     assert DiffusionModel.load(folder, "cpu").fingerprint() == done.model.fingerprint()
     facts = json.loads((folder / "mu_vision.json").read_text())
-    assert facts["method"] == name
+    assert facts["method"] == method.name
     assert facts["sha256"] == done.model.fingerprint()
     assert facts["base"]["sha256"] == model.fingerprint()
     assert ConceptRequest(**facts["requests"][0]) == REQUEST
-    assert registry.get("method", name).from_settings(facts["settings"]) == method
+    assert find(name).from_settings(facts["settings"]) == method
     delta = tmp_path / "delta.safetensors"
-    assert set(save_delta(model, done.model, delta, name, [REQUEST])) <= set(done.trained)
+    assert set(save_delta(model, done.model, delta, method.name, [REQUEST])) <= set(done.trained)
     assert apply_delta(delta, model).fingerprint() == done.model.fingerprint()
 
 
@@ -211,14 +221,14 @@ def test_nothing_global_is_changed(name, model, tmp_path):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_no_op_is_caught(name, model):
-    idle = registry.get("method", name).idle
+    idle = find(name).idle
     if idle is None:
         pytest.skip(f"{name} has no settings under which nothing moves")
-    with pytest.raises(RunError, match=rf"{name} moved no weight.*\(a no-op\)"):
+    with pytest.raises(RunError, match=rf"{find(name).name} moved no weight.*\(a no-op\)"):
         build(name, **idle).unlearn(model, ASKED[family(name)][0])
 
 
-GRADIENT = [n for n in METHODS if issubclass(registry.get("method", n), GradientUnlearner)]
+GRADIENT = [n for n in METHODS if issubclass(find(n), GradientUnlearner)]
 
 
 @pytest.mark.parametrize("name", GRADIENT)
@@ -253,7 +263,7 @@ def test_unknown_methods_are_refused_with_the_nearest():
         registry.get("method", "esdd")
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if registry.get("method", n).one_encoder])
+@pytest.mark.parametrize("name", [n for n in METHODS if find(n).one_encoder])
 def test_a_method_for_one_text_encoder_refuses_two_before_any_work(name, sdxl):
     calls = []
     hook = sdxl.unet.register_forward_pre_hook(lambda *_: calls.append(1))
@@ -290,7 +300,7 @@ def test_every_field_of_an_attack_is_documented_and_has_a_default(name):
     assert cls.name == name and cls.title and cls.__doc__
     assert cls.kind in ("text", "tokens", "embedding", "states", "image", "weights")
     assert cls.paper.title and cls.paper.arxiv and cls.paper.cost
-    assert cls.__module__.rsplit(".", 1)[-1] == name
+    assert cls.__module__.rsplit(".", 1)[-1] == cls.name
     assert attack_of(name).takes_room == (cls.kind in ("tokens", "embedding", "states"))
     saved = json.loads(json.dumps(attack_of(name).model_dump(mode="json")))
     assert cls.from_settings(saved) == attack_of(name)

@@ -45,12 +45,14 @@ def redirect():
 
 
 def test_the_method_keeps_the_contracts(redirect, sd, request, tmp_path):
-    contracts.test_every_field_is_documented_and_has_a_default("redirect")
-    contracts.test_what_is_constructed_is_what_is_saved("redirect")
-    contracts.test_unknown_settings_are_refused_with_the_nearest("redirect")
-    contracts.test_only_selected_tensors_move_and_the_original_stays("redirect", "sd", request)
-    contracts.test_the_same_seed_gives_the_same_tensors("redirect", sd)
-    contracts.test_what_was_saved_is_reloaded("redirect", "sd", request, tmp_path)
+    contracts.test_every_field_is_documented_and_has_a_default("diffusion/redirect")
+    contracts.test_what_is_constructed_is_what_is_saved("diffusion/redirect")
+    contracts.test_unknown_settings_are_refused_with_the_nearest("diffusion/redirect")
+    contracts.test_only_selected_tensors_move_and_the_original_stays(
+        "diffusion/redirect", "sd", request
+    )
+    contracts.test_the_same_seed_gives_the_same_tensors("diffusion/redirect", sd)
+    contracts.test_what_was_saved_is_reloaded("diffusion/redirect", "sd", request, tmp_path)
 
 
 def test_the_method_brings_the_concept_to_its_anchor(redirect, sd):

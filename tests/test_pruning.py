@@ -20,7 +20,7 @@ HOW = ("omp", "imp", "synflow", "random")
 QUICK = ClassifierTrainer(epochs=2, batch=80)
 CONVOLUTIONS = ("network.0.weight", "network.4.weight")
 SIZE = 32 * 9 + 64 * 32 * 9
-METHODS = [n for n in registry.names("method") if registry.get("method", n).family == "classifier"]
+METHODS = registry.names("method", "classifier")
 
 
 def untrained(seed: int = 0) -> Classifier:
@@ -196,7 +196,7 @@ def test_random_masks_follow_the_seed():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_leaves_pruned_weights_0(name, sparse):
-    cls = registry.get("method", name)
+    cls = registry.get("method", name, "classifier")
     request = forget_rows(few_digits(), range(0, 40, 2))
     done = cls.from_settings(cls.trial).unlearn(sparse, request).model
     assert set(done.mask) == set(CONVOLUTIONS)

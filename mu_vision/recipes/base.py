@@ -116,11 +116,13 @@ class Recipe(Strict):
         """
 
 
-def unlearners(methods: Mapping[str, Settings], seed: int, where: str) -> dict[str, Unlearner]:
-    """Build every method of a recipe from its settings.
+def unlearners(
+    methods: Mapping[str, Settings], family: str, seed: int, where: str
+) -> dict[str, Unlearner]:
+    """Build every method of a recipe, for one family of models, from its settings.
 
     Raises:
-        UsageError: unknown method, unknown key, wrong type or range.
+        UsageError: unknown method, a method of another family, unknown key, wrong type or range.
     """
     from .. import registry
 
@@ -130,7 +132,8 @@ def unlearners(methods: Mapping[str, Settings], seed: int, where: str) -> dict[s
         name = settings.pop("method", label)
         if label == "original":
             raise UsageError(f"{where}: 'original' names the untouched model; use another label.")
-        built[label] = validated(registry.get("method", name), settings, f"{where}.{label}")
+        method = registry.get("method", name, family)
+        built[label] = validated(method, settings, f"{where}.{label}")
     return built
 
 

@@ -57,7 +57,7 @@ class EraseRecipe(_Evaluates):
         return blank_to_empty(value)
 
     def unlearners(self) -> dict[str, Unlearner]:
-        return unlearners(self.methods, self.seed, f"recipe {self.name}, methods")
+        return unlearners(self.methods, "diffusion", self.seed, f"recipe {self.name}, methods")
 
     def check(self) -> None:
         self.request.resolve()
@@ -116,7 +116,7 @@ class TableRecipe(_Evaluates):
         seeds = self.seeds or (self.seed,)
         for title, group in self.groups.items():
             where = f"recipe {self.name}, groups.{title}.methods"
-            built = unlearners(group.methods, self.seed, where)
+            built = unlearners(group.methods, "diffusion", self.seed, where)
             random = {label: group.methods[label] for label, m in built.items() if m.stochastic}
             for seed, spec in product(seeds, group.requests()):
                 methods = group.methods if seed == seeds[0] else random

@@ -243,10 +243,10 @@ def title_of(key: str) -> str:
     def plain(text: str) -> str:
         return text.upper() if len(text) <= 4 else text.replace("_", " ")
 
-    for name in sorted(registry.names("method"), key=len, reverse=True):
-        if key == name or key.startswith(f"{name}_"):
-            title = registry.get("method", name).title or plain(name)
-            return title + key[len(name) :].replace("_", " ")
+    for method in sorted(registry.classes("method"), key=lambda cls: len(cls.name), reverse=True):
+        if key == method.name or key.startswith(f"{method.name}_"):
+            title = method.title or plain(method.name)
+            return title + key[len(method.name) :].replace("_", " ")
     return plain(key)
 
 
@@ -304,7 +304,7 @@ def method_note(key: str, record: Mapping[str, Any]) -> dict[str, Any]:
     from .. import registry
 
     name = str(record.get("method") or key)
-    method = registry.get("method", name) if name in registry.names("method") else None
+    method = {cls.name: cls for cls in registry.classes("method", "diffusion")}.get(name)
     bases = [base.__name__ for base in method.__mro__] if method else []
     facts: dict[str, str] = {}
     if "seconds" in record:

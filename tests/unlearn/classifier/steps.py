@@ -15,7 +15,7 @@ THREES = Selector(kind="class", of="3").select(few_digits())
 
 def method(name: str, **settings):
     """A method with the settings of a short run."""
-    cls = registry.get("method", name)
+    cls = registry.get("method", name, "classifier")
     return cls.from_settings({**cls.trial, **settings})
 
 

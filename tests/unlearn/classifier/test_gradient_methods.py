@@ -150,14 +150,16 @@ def test_retraining_a_class_away_never_predicts_it(digit_net):
     assert not (done.logits(THREES.forget.x).argmax(1) == 3).any()
 
 
-GRADIENT = [n for n in registry.names("method") if registry.get("method", n).family == "classifier"]
+GRADIENT = registry.names("method", "classifier")
 
 
 @pytest.mark.parametrize("name", GRADIENT)
 def test_pruned_weights_stay_zero(name, digit_net):
     """Momentum, weight decay, noise or new weights: what was pruned stays 0, the head's too."""
     sparse = pruned(digit_net)
-    settings = {"epochs": 2} if "epochs" in registry.get("method", name).model_fields else {}
+    settings = (
+        {"epochs": 2} if "epochs" in registry.get("method", name, "classifier").model_fields else {}
+    )
     done = method(name, **settings).unlearn(sparse, SAMPLES).model
     assert set(done.mask) == set(sparse.mask)
     for key, mask in sparse.mask.items():
