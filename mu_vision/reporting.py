@@ -193,7 +193,8 @@ def _as_many(pictures: np.ndarray, cases: int, key: str) -> np.ndarray:
 
 def answer_places(scores: Mapping[str, Any]) -> list[str]:
     """Folders of all answer sets that a run's scores were made from."""
-    return [*scores["answers"].values(), *scores.get("concept_answers", {}).values()]
+    kinds = ("answers", "concept_answers", "wordings_answers")
+    return [place for kind in kinds for place in scores.get(kind, {}).values()]
 
 
 def _answers(place: Path, known: str) -> AnswerSet | None:

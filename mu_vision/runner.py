@@ -320,6 +320,7 @@ class Chain:
             "models": models,
             "answers": self.places(scorecards, "key"),
             "concept_answers": self.places(scorecards, "concept"),
+            "wordings_answers": self.places(scorecards, "wordings"),
             "attacks": os.path.relpath(self.attacks, self.folder),
             "stages": {
                 name: {"seconds": r.seconds, "peak_memory_gb": r.peak_memory_gb}

@@ -7,6 +7,7 @@ reported beside.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,7 +40,7 @@ class Paraphrase(Attack):
 
     def search(self, scene: Scene, books: Books) -> AttackResult:
         asked, known, back = {}, {}, {}
-        chosen = [self._chosen(case.paraphrases) for case in scene.cases]
+        chosen = [spread(case.paraphrases, self.texts) for case in scene.cases]
         for turn in range(max(map(len, chosen))):
             rows = [row for row, texts in enumerate(chosen) if len(texts) > turn]
             pairs = [chosen[row][turn] for row in rows]
@@ -62,10 +63,6 @@ class Paraphrase(Attack):
         }
         return books.result(self.name, sorts=sorts)
 
-    def _chosen(self, texts: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
-        count = min(self.texts, len(texts))
-        return [texts[(2 * k + 1) * len(texts) // (2 * count)] for k in range(count)]
-
     def _original_shows(self, scene: Scene, rows: list[int], texts: list[str]) -> np.ndarray:
         about = (scene.original.fingerprint(), scene.verdict, scene.sampler)
         keys = [(about, scene.cases[row], text) for row, text in zip(rows, texts, strict=True)]
@@ -77,6 +74,12 @@ class Paraphrase(Attack):
             shown = scene.verdict(pictures, [scene.cases[row] for row in there])
             _KNOWN.update(zip([keys[k] for k in new], map(bool, shown), strict=True))
         return np.array([_KNOWN[key] for key in keys])
+
+
+def spread(items: Sequence, most: int) -> list:
+    """At most so many of the items, evenly spread over all of them."""
+    count = min(most, len(items))
+    return [items[(2 * k + 1) * len(items) // (2 * count)] for k in range(count)]
 
 
 def _share(hits: int, total: int) -> dict[str, Any]:

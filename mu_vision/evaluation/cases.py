@@ -27,6 +27,7 @@ from .prompt_table import read_table
 from .prompts import PromptProtocol
 from .protocol import Protocol
 from .shown import PromptBench
+from .wordings import other_words
 
 if TYPE_CHECKING:
     from ..data.cards import DatasetCard
@@ -211,7 +212,7 @@ def cases_of(
         Case(
             protocol.prompt(*cell), protocol.prompt(*cell),
             neutral[cell[0 if request.kind == "style" else 1]], seed,
-            tuple(_other_words(card, request, *cell)),
+            tuple(other_words(card, request.kind, *cell)),
         )
         for seed, cell in product(seeds, cells)
     ]  # fmt: skip
@@ -228,17 +229,6 @@ def _style_alone(card: DatasetCard, style: str) -> str:
     sentences = card.style_captions(style)
     first = [s for s in sentences if card.style_text(style) in s]
     return max(first, key=len, default=f"{card.style_text(style)} style")
-
-
-def _other_words(card: DatasetCard, request: ConceptRequest, thing: str, style: str):
-    """(sort, text): other sentences with the usual names, and other names in the usual sentence."""
-    names = {"object": card.object_text(thing), "style": card.style_text(style)}
-    for sentence in (*card.paraphrases, *card.held_out_paraphrases):
-        yield "paraphrase", sentence.format(**names)
-    known = card.styles[style] if request.kind == "style" else card.objects[thing]
-    for sort, synonyms in (("synonym", known.names[1:]), ("held-out synonym", known.held_out)):
-        for synonym in synonyms:
-            yield sort, card.template.format(**{**names, request.kind: synonym})
 
 
 def verdict_of(request: ConceptRequest, bench: Bench | PromptBench) -> Verdict:

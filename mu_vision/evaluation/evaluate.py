@@ -21,11 +21,12 @@ from ..errors import UsageError
 from .answers import AnswerSet, generate
 from .marks import Bench, Marks, open_bench
 from .measure import Measured, Measurer
-from .plan import concept_plan, grid_plan
+from .plan import Plan, concept_plan, grid_plan
 from .prompts import PromptProtocol
 from .protocol import Protocol, load_protocol
 from .quality import check_judges, check_original, check_requests, collapse
 from .scorecard import Metric, Scorecard
+from .wordings import wordings_metrics, wordings_plan
 
 if TYPE_CHECKING:
     from ..models.diffusion import DiffusionModel
@@ -137,8 +138,12 @@ def _compare(
     """Add the paired metrics; flags, and what has to be said."""
     metrics, flags = subject.measured.metrics, _flags(subject, before, is_original)
     if before is not None:
-        for metric in measurer.pairs(subject.answers, subject.marks, before.answers, before.marks):
-            metrics[metric.name] = metric
+        found = measurer.pairs(subject.answers, subject.marks, before.answers, before.marks)
+        if subject.wordings and before.wordings and not is_original:
+            found += wordings_metrics(
+                measurer.kind, measurer.bench, subject.sorts, subject.wordings, before.wordings
+            )
+        metrics.update((metric.name, metric) for metric in found)
     if is_original:
         return {**flags, "collapsed": False}, []
     said = _said(flags)
@@ -163,6 +168,7 @@ class _Subject:
         batch: int | None,
     ):
         bench, concept = measurer.bench, None
+        self.wordings: tuple[AnswerSet, Marks] | None = None
         self.answers, self.marks = _shelved(model, bench, folder, batch)
         if measurer.kind == "concept":
             if isinstance(model, AnswerSet):
@@ -170,11 +176,22 @@ class _Subject:
                     "A request in free words needs pictures of its own prompts: give the model,"
                     " not its answer set."
                 )
-            plan = concept_plan(bench.protocol, measurer.requests)
-            pictures = generate(model, bench.protocol, folder, batch, plan)
-            concept = (pictures, bench.mark(pictures, folder))
+            concept = _extra(
+                model, bench, concept_plan(bench.protocol, measurer.requests), folder, batch
+            )
+        elif measurer.kind and bench.protocol.wordings and not isinstance(model, AnswerSet):
+            plan, self.sorts = wordings_plan(bench.protocol, measurer.requests)
+            self.wordings = _extra(model, bench, plan, folder, batch)
         self.concept = concept
         self.measured: Measured = measurer.measure(self.answers, self.marks, concept)
+
+
+def _extra(
+    model: DiffusionModel, bench: Bench, plan: Plan, folder: Path | str | None, batch: int | None
+) -> tuple[AnswerSet, Marks]:
+    """Pictures of another plan than the grid, and what the judges say of them."""
+    pictures = generate(model, bench.protocol, folder, batch, plan)
+    return pictures, bench.mark(pictures, folder)
 
 
 def _shelved(
@@ -279,6 +296,7 @@ def _scorecard(
             "sha256": answers.digest,
             "pictures": len(answers),
             **({"concept": subject.concept[0].key} if subject.concept else {}),
+            **({"wordings": subject.wordings[0].key} if subject.wordings else {}),
         },
         settings={
             **bench.protocol.model_dump(mode="json"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from ..metrics import clip as clip_metrics
 from ..metrics.frechet import frechet_from_features
 from ..metrics.rates import Rate, confusion, paired_change, unlearning_rates
 from .answers import AnswerSet
+from .features import ClipExtractor
 from .marks import JUDGES, Bench, Marks
 from .plan import grid_plan
 from .quality import check_requests
@@ -140,7 +141,25 @@ class Measurer:
         if self.kind in JUDGES:
             self.target = grid.target_mask(self.kind, self.targets)
         self.kept = self.scored & ~self.target
+        self.nearest = self._nearest() if self.protocol.nearest else []
+        self.near = np.zeros_like(self.kept)
+        if self.nearest:
+            self.near = self.kept & grid.target_mask(self.kind, self.nearest)
         self.seeds = len(bench.protocol.seeds)
+
+    def _nearest(self) -> list[str]:
+        """The retained concepts whose real pictures CLIP finds most like the target's."""
+        fid = ClipExtractor.name
+        if self.kind not in JUDGES or fid not in [e.name for e in self.bench.extractors]:
+            return []
+        real = self.bench.reference(self.folder)
+        names = self.grid.styles if self.kind == "style" else self.grid.objects
+        labels = real.styles if self.kind == "style" else real.objects
+        order = clip_metrics.nearest_classes(
+            real.features[fid], labels, [names.index(name) for name in self.targets]
+        )
+        retained = self.kept.any(axis=1 if self.kind == "style" else 0)
+        return [names[k] for k in order if retained[k]][: self.protocol.nearest]
 
     def measure(
         self, answers: AnswerSet, marks: Marks, concept: tuple[AnswerSet, Marks] | None = None
@@ -210,6 +229,9 @@ class Measurer:
             expected = int(masks[key].sum()) * self.seeds
             seconds = marks.seconds.get(judge, 0.0)
             found.add(Metric.of_rate(name, rates[key], expected, self._judge(judge), seconds))
+        if self.nearest:
+            rate = self._rate("ira_nearest", tables.right[self.kind], self.near, self.kind, marks)
+            found.add(replace(rate, details={**rate.details, "concepts": self.nearest}))
         right = tables.right[other]
         found.add(self._rate("target_cross_accuracy", right, forgotten, other, marks))
         for name, values, judge in (
@@ -357,13 +379,15 @@ class Measurer:
         found.append(Metric.of_rate("paired_label_changes", rate, expected, both, 0.0))
         if self.bench.clip:
             alike = clip_metrics.image_similarity(marks.clip[new.order], before.clip[old.order])
-            alike = alike.reshape(new.seen["style"].shape)[kept]
-            found.append(
-                Metric(
-                    "paired_clip_similarity", float(alike.mean()), expected, alike.size, None,
-                    self.bench.clip.name,
-                )
-            )  # fmt: skip
+            alike = alike.reshape(new.seen["style"].shape)
+            for name, mask in (
+                ("paired_clip_similarity", kept),
+                ("paired_clip_similarity_nearest", self.near),
+            ):
+                if mask.any():
+                    count = int(mask.sum()) * self.seeds
+                    value, by = float(alike[mask].mean()), self.bench.clip.name
+                    found.append(Metric(name, value, count, alike[mask].size, None, by))
         apart = [
             np.abs(answers.pictures[a].astype(np.int16) - original.pictures[b]).mean() / 255
             for a, b in zip(new.order, old.order, strict=True)

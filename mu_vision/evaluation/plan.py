@@ -93,26 +93,36 @@ class Plan:
 
 def grid_plan(protocol: Protocol) -> Plan:
     """Every style x object x seed, in this order."""
-    grid, card = protocol.grid, protocol.card
+    grid = protocol.grid
     shape = (len(grid.styles), len(grid.objects), len(protocol.seeds))
     styles, objects, seeds = np.indices(shape).reshape(3, -1)
     prompts, parts = [], []
     for s, o, r in zip(styles.tolist(), objects.tolist(), seeds.tolist(), strict=True):
-        style, object, seed = grid.styles[s], grid.objects[o], protocol.seeds[r]
-        prompts.append(protocol.prompt(object, style))
-        # positions in the card: a lite protocol draws the same pictures
-        place = (card.style_names.index(style), card.object_names.index(object))
-        parts.append(
-            {
-                "per_cell": ("latent", seed, *place),
-                "shared": ("shared", seed),
-                "stream": ("stream", seed, s * len(grid.objects) + o),
-            }[protocol.noise]
-        )
+        prompts.append(protocol.prompt(grid.objects[o], grid.styles[s]))
+        parts.append(cell_latent(protocol, s, o, protocol.seeds[r]))
     return Plan(
         tuple(prompts), styles, objects, np.array(protocol.seeds)[seeds],
-        grid.styles, grid.objects, tuple(parts), _settings(protocol),
+        grid.styles, grid.objects, tuple(parts), settings_of(protocol),
     )  # fmt: skip
+
+
+def cell_latent(protocol: Protocol, s: int, o: int, seed: int) -> tuple[str | int, ...]:
+    """What the first latent of a cell is made of, by the protocol's ``noise``.
+
+    Args:
+        protocol: of a grid.
+        s: position of the style in the grid.
+        o: position of the object in the grid.
+        seed: of the picture.
+    """
+    grid, card = protocol.grid, protocol.card
+    if protocol.noise == "shared":
+        return ("shared", seed)
+    if protocol.noise == "stream":
+        return ("stream", seed, s * len(grid.objects) + o)
+    # positions in the card: a lite protocol draws the same pictures
+    place = (card.style_names.index(grid.styles[s]), card.object_names.index(grid.objects[o]))
+    return ("latent", seed, *place)
 
 
 def concept_plan(protocol: Protocol, requests: Sequence[ConceptRequest]) -> Plan:
@@ -124,7 +134,7 @@ def concept_plan(protocol: Protocol, requests: Sequence[ConceptRequest]) -> Plan
     seeds = np.arange(len(prompts)) % protocol.concept_pictures
     outside = np.full(len(prompts), -1)
     parts = tuple(("latent", "concept", int(k)) for k in seeds)
-    return Plan(tuple(prompts), outside, outside, seeds, (), (), parts, _settings(protocol))
+    return Plan(tuple(prompts), outside, outside, seeds, (), (), parts, settings_of(protocol))
 
 
 def table_plan(protocol: PromptProtocol, table: PromptTable) -> Plan:
@@ -133,7 +143,7 @@ def table_plan(protocol: PromptProtocol, table: PromptTable) -> Plan:
     Rows of one size and guidance stand together, so that whole batches go through the network.
     """
     table = table.pick(table.order)
-    settings = {**_settings(protocol), "guidances": list(table.guidances)}
+    settings = {**settings_of(protocol), "guidances": list(table.guidances)}
     if table.sizes is not None:
         settings["sizes"] = [list(size) for size in table.sizes]
     outside = np.full(len(table), -1)
@@ -144,6 +154,7 @@ def table_plan(protocol: PromptProtocol, table: PromptTable) -> Plan:
     )  # fmt: skip
 
 
-def _settings(protocol: Protocol | PromptProtocol) -> dict[str, Any]:
+def settings_of(protocol: Protocol | PromptProtocol) -> dict[str, Any]:
+    """The sampler's settings, a part of an answer set's key."""
     names = ("steps", "guidance", "negative", "size", "precision", "jpeg_quality")
     return {name: getattr(protocol, name) for name in names}

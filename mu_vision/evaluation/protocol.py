@@ -96,6 +96,18 @@ class Fid(Strict):
     exclude_target: bool = True
 
 
+class Wordings(Strict):
+    """How the target is asked for in words that no eraser was given; see ``wordings.py``.
+
+    Attributes:
+        texts: of each sort (other sentences, other names) a cell of the target.
+        seeds: the protocol's first so many seeds.
+    """
+
+    texts: int = Field(3, ge=1)
+    seeds: int = Field(1, ge=1)
+
+
 class Minimum(Strict):
     """Below these accuracies the protocol is void: its numbers would mean nothing."""
 
@@ -164,6 +176,9 @@ class Protocol(Strict):
         cra_scope: ``all`` cells as UnlearnCanvas's script, or ``retain``, without the target's.
         jpeg_quality: pass pictures through a JPEG first, as published numbers did.
         concept_pictures: pictures drawn for a request in free words.
+        wordings: ask for the target in other words too; not at all by default.
+        nearest: so many retained concepts nearest to the target, by CLIP features of real pictures,
+            are also measured by themselves; 0 for none.
         published: table in ``eval/published`` whose rows are set beside ours.
         robustness: how erased models are attacked; not at all by default.
     """
@@ -187,6 +202,8 @@ class Protocol(Strict):
     cra_scope: Literal["all", "retain"] = "all"
     jpeg_quality: int | None = Field(None, ge=1, le=100)
     concept_pictures: int = Field(50, ge=1)
+    wordings: Wordings | None = None
+    nearest: int = Field(0, ge=0)
     judges: Judges
     clip: str | ClipFile | None = None
     fid: Fid = Fid()

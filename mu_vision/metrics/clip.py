@@ -6,6 +6,8 @@ instead of 100). Zero shot: Radford et al. 2021, arXiv 2103.00020.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -49,3 +51,19 @@ def zero_shot(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
 def image_similarity(images1: np.ndarray, images2: np.ndarray) -> np.ndarray:
     """[N] cosine of paired pictures, in [-1, 1]."""
     return (normalised(images1) * normalised(images2)).sum(axis=-1)
+
+
+def nearest_classes(features: np.ndarray, labels: np.ndarray, targets: Sequence[int]) -> list[int]:
+    """The other classes, those most like the targets first.
+
+    Likeness is the cosine between mean features; with several targets that to the nearest one.
+
+    Args:
+        features: [N, D] image features.
+        labels: [N] classes 0 .. K-1, each with at least one picture.
+        targets: classes to be compared with.
+    """
+    means = np.stack([features[labels == k].mean(axis=0) for k in range(int(labels.max()) + 1)])
+    means = normalised(means)
+    alike = (means @ means[list(targets)].T).max(axis=1)
+    return [k for k in np.argsort(-alike, kind="stable").tolist() if k not in targets]

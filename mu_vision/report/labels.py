@@ -12,6 +12,12 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "ua": ("UA, forgotten", "of the pictures asked for the target, those where it is not seen"),
         "ira": ("IRA, kept in its domain", "other concepts of the same kind that are still right"),
         "cra": ("CRA, kept across", "the other label of all pictures, still right"),
+        "ua_paraphrase": (
+            "UA, other sentences",
+            "under sentences that no eraser was given, of the pictures where the original shows it",
+        ),
+        "ua_synonym": ("UA, other names", "under other names of the target, likewise"),
+        "ira_nearest": ("IRA, nearest", "the retained concepts that CLIP finds most like it"),
         "target_cross_accuracy": (
             "Target's other label",
             "is the rest of a target picture right? If not, UA comes from ruin",
@@ -78,6 +84,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "paired_clip_similarity": (
             "CLIP similarity",
             "of kept pictures to the original's; 1 is equal",
+        ),
+        "paired_clip_similarity_nearest": (
+            "CLIP similarity, nearest",
+            "the same, of the retained concepts most like the target",
         ),
         "paired_pixel_change": ("pixel change", "mean absolute difference over all pictures"),
     },

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import scenes
 
-from mu_vision.attack.paraphrase import Paraphrase
+from mu_vision.attack.paraphrase import Paraphrase, spread
 from mu_vision.attack.random_prefix import RandomPrefix
 
 
@@ -87,10 +87,10 @@ def test_a_larger_budget_never_finds_less(sd):
 
 def test_the_texts_are_spread_over_all_there_are():
     texts = tuple(("paraphrase", str(k)) for k in range(10))
-    assert Paraphrase(texts=99)._chosen(texts) == list(texts)
-    assert [text for _, text in Paraphrase(texts=2)._chosen(texts)] == ["2", "7"]
-    assert [text for _, text in Paraphrase(texts=5)._chosen(texts)] == ["1", "3", "5", "7", "9"]
-    assert Paraphrase(texts=3)._chosen(()) == []
+    assert spread(texts, 99) == list(texts)
+    assert [text for _, text in spread(texts, 2)] == ["2", "7"]
+    assert [text for _, text in spread(texts, 5)] == ["1", "3", "5", "7", "9"]
+    assert spread((), 3) == []
 
 
 def test_the_original_is_asked_once_for_all_victims_of_a_judge(sd):
