@@ -334,6 +334,7 @@ def test_training_recipes_run_and_go_on(tmp_path, monkeypatch):
             return LoopResult(self.steps, 0.1, 0.1)
 
     registry.names("trainer")
+    Counting.name = "counting"
     monkeypatch.setitem(registry._TABLE["trainer"], "counting", {"": Counting})
     data = {"name": "count", "kind": "train", "trainers": [{"trainer": "counting"}]}
     result = run(make_recipe(data), tmp_path / "t")
