@@ -9,7 +9,9 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from pydantic import Field
 
+from ..data.cards import load_card
 from ..data.labelled import Splits, load_splits
+from ..errors import UsageError
 from ..loop import LoopConfig, LoopResult, train
 from ..models.classifier import Classifier
 from ..passes import Pass, PassObjective
@@ -25,7 +27,8 @@ class ClassifierTrainer(Trainer):
         data: name of the data set.
         root: its folder, if it is read from one.
         architecture: ``small_cnn``, ``resnet18_cifar``, ``torchvision/NAME`` or a name of timm.
-        normalize: mean and std by channel, a layer of the network; None for none.
+        normalize: mean and std by channel, a layer of the network; ``card`` for those of the data
+            set's card, None for none.
     """
 
     output: ClassVar[str] = "classifier"
@@ -33,7 +36,7 @@ class ClassifierTrainer(Trainer):
     data: str = "digits"
     root: str | None = None
     architecture: str = "small_cnn"
-    normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    normalize: Literal["card"] | tuple[tuple[float, ...], tuple[float, ...]] | None = None
     epochs: int = Field(30, ge=1)
     lr: float = Field(0.05, gt=0)
     schedule: Literal["constant", "cosine", "step"] = "cosine"
@@ -49,10 +52,20 @@ class ClassifierTrainer(Trainer):
         return result
 
     def untrained(self, splits: Splits) -> Classifier:
-        channels = splits.train.x.shape[1]
-        return Classifier.build(
-            self.architecture, splits.classes, channels, self.seed, self.normalize
-        )
+        """The network before its first step.
+
+        Raises:
+            UsageError: if the card is asked for a normalisation that it does not have.
+        """
+        channels, normalize = splits.train.x.shape[1], self.normalize
+        if normalize == "card":
+            normalize = load_card(self.data).normalize
+            if normalize is None:
+                raise UsageError(
+                    f"The card of {self.data} has no normalisation; give normalize=[[MEAN], [STD]], or"
+                    " leave it out."
+                )
+        return Classifier.build(self.architecture, splits.classes, channels, self.seed, normalize)
 
     def loop_config(self, steps: int = 0, checkpoint_every: int = 0) -> LoopConfig:
         return LoopConfig(

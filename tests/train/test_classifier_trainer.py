@@ -149,6 +149,13 @@ def test_a_run_goes_on_from_its_checkpoints(tmp_path, only_few):
     assert same(first, Classifier.load(tmp_path / "again" / "classifier"))
 
 
+def test_the_card_gives_the_normalisation():
+    model = ClassifierTrainer(data="cifar10", normalize="card").untrained(FEW)
+    assert model.network[0].mean.flatten().tolist() == pytest.approx([0.4914, 0.4822, 0.4465])
+    with pytest.raises(UsageError, match="The card of digits has no normalisation; give normalize"):
+        ClassifierTrainer(normalize="card").untrained(FEW)
+
+
 def test_wrong_settings_are_refused():
     for settings in ({"epochs": 0}, {"lr": 0}, {"batch": 0}, {"schedule": "linear"}, {"epoch": 1}):
         with pytest.raises(ValidationError):
