@@ -31,10 +31,11 @@ from .pruning import Pruning
 from .recipe import ForgetRecipe
 from .recipes.forgetting import YARDSTICK
 from .runs import ORIGINAL, Announce, RunResult, write_recipe
-from .stages import Stages, fingerprint
+from .stages import Stages, fingerprint, open_run
 
 RATES = (
-    "ua", "ra", "ta", "mia", "asr", "gap", "js", "mia_entropy", "probe", "one_shot", "sparsity"
+    "ua", "ra", "ta", "mia", "asr", "gap", "mia_gap", "js", "mia_entropy", "probe", "one_shot",
+    "sparsity",
 )  # fmt: skip
 COLUMNS = (*RATES, "weight_distance", "seconds")
 
@@ -57,6 +58,7 @@ class Lab:
             for seed, group in product(recipe.seeds, recipe.groups)
             if isinstance(chosen := recipe.forget_set(group, seed), Selector)
         }
+        open_run(folder)
         data = recipe.model_dump(mode="json", exclude={"resolved"}, exclude_none=True)
         write_recipe(folder, data, {"state": "begun"})
         rows, closer = [], {}
@@ -77,6 +79,7 @@ class Lab:
             },
             "seeds": list(recipe.seeds),
             "classes": list(self.splits.classes),
+            "axis": recipe.axis(),
             "rows": rows,
             "table": summarize(rows),
             "closer": closer,

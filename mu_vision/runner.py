@@ -50,15 +50,16 @@ def run(recipe: Recipe, folder: Path | str | None = None, announce: Announce = s
     """
     recipe.check()
     _check_inputs(recipe)
-    folder = open_run(Path("runs") / recipe.name if folder is None else folder)
+    folder = Path("runs") / recipe.name if folder is None else Path(folder)
+    if isinstance(recipe, ForgetRecipe):
+        from .lab import run_lab
+
+        return run_lab(recipe, folder, announce)  # which opens the folder once its data is there
+    open_run(folder)
     if isinstance(recipe, TableRecipe):
         from .tables import run_table
 
         return run_table(recipe, folder, announce)
-    if isinstance(recipe, ForgetRecipe):
-        from .lab import run_lab
-
-        return run_lab(recipe, folder, announce)
     if isinstance(recipe, TrainRecipe):
         return _train(recipe, folder, announce)
     return Chain(recipe, folder, announce).run()

@@ -141,7 +141,10 @@ def test_a_class_that_does_not_exist_is_found_before_anything_is_trained(tmp_pat
     recipe = make_recipe(change(forget={"kind": "class", "of": "eleven"}))
     with pytest.raises(UsageError, match="There is no class 'eleven'"):
         run(recipe, tmp_path / "run")
-    assert not (tmp_path / "run" / "model").exists()
+    data = make_recipe({**RECIPE, "model": {"data": "cifar10", "root": str(tmp_path)}})
+    with pytest.raises(UsageError, match=r"CIFAR-10 cannot be read from .*\. Fetch cifar-10"):
+        run(data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_half_an_interval_of_one_value_is_not_known():
@@ -173,6 +176,67 @@ def test_worst_and_easiest_sets_and_sparse_originals_are_one_line_each(tmp_path)
     assert "Every forget set side by side" in found.report.read_text(encoding="utf-8")
     again = run(make_recipe(data), tmp_path / "run")
     assert all(record.reused for record in again.stages.values())
+
+
+def test_groups_in_order_of_sparsity_are_drawn_as_lines_with_bands(tmp_path):
+    spec = {"forget": {"kind": "class", "of": "3"}, "methods": {"ssd": {"alpha": 5}}}
+    pruned = {
+        f"sparse_{percent}": {**spec, "prune": {"how": "random", "sparsity": percent / 100}}
+        for percent in (90, 50)
+    }
+    data = {**RECIPE, "groups": {**pruned, "dense": spec}, "relearn": 0, "probe": False}
+    data["model"] = {"epochs": 1}
+    found = run(make_recipe(data), tmp_path / "run")
+    assert found.scores["axis"] == {
+        "name": "sparsity", "places": {"sparse_90": 0.9, "sparse_50": 0.5, "dense": 0.0}
+    }  # fmt: skip
+    html = found.report.read_text(encoding="utf-8")
+    assert "Against sparsity" in html and html.count('class="band c') == 4
+    gap, mia = (line(found.table, "sparse_50", "ssd")[key] for key in ("gap", "mia_gap"))
+    for value in (gap, mia):
+        assert f"SSD: {100 * value:.1f} points at 50 % sparsity" in html
+    pairs = [r for r in found.scores["rows"] if r["group"] == "dense"]
+    gold = {r["seed"]: r["mia"] for r in pairs if r["method"] == "retrain"}
+    ours = [abs(r["mia"] - gold[r["seed"]]) for r in pairs if r["method"] == "ssd"]
+    assert line(found.table, "dense", "ssd")["mia_gap"] == pytest.approx(sum(ours) / 2)
+
+
+def test_other_groups_are_drawn_side_by_side(done):
+    html = done.report.read_text(encoding="utf-8")
+    assert done.scores["axis"] is None and "Against" not in html
+    value = line(done.table, "class", "ssd")["gap"]
+    assert f"<title>SSD, class: {100 * value:.1f}</title>" in html
+    assert "<title>Retrain, class: 100.0</title>" in html
+
+
+@pytest.mark.parametrize(
+    ("changes", "axis"),
+    [
+        ([{"prune": {"sparsity": s}} for s in (0.5, 0.9, 0.0)], ("sparsity", [0.5, 0.9, 0.0])),
+        ([{}, {"prune": {"sparsity": 0.5}}, {"prune": {}}], ("sparsity", [0.0, 0.5, 0.95])),
+        ([{"forget": {"share": s}} for s in (0.1, 0.2, 0.5)], ("share forgotten", [0.1, 0.2, 0.5])),
+        ([{"forget": {"share": s}} for s in (0.1, 0.2)], None),
+        ([{"forget": {"share": s}} for s in (0.1, 0.2, 0.2)], None),
+        ([{"forget": {"share": 0.1, "kind": k}} for k in ("random", "class", "indices")], None),
+        ([{}, {"prune": {"sparsity": 0.5}}, {"prune": {"sparsity": 0.9, "how": "imp"}}], None),
+        (
+            [
+                {},
+                {"prune": {"sparsity": 0.5}},
+                {"prune": {"sparsity": 0.9}, "methods": {"ssd": {}}},
+            ],
+            None,
+        ),
+    ],
+)
+def test_groups_have_an_axis_if_they_differ_in_one_number_alone(changes, axis):
+    base = {"forget": {"kind": "random", "share": 0.1}, "methods": {"finetune": {}}}
+    groups = {f"g{n}": {**base, **change} for n, change in enumerate(changes)}
+    found = make_recipe({**RECIPE, "groups": groups}).axis()
+    if axis is None:
+        assert found is None
+    else:
+        assert (found["name"], list(found["places"].values())) == axis
 
 
 @pytest.mark.parametrize(

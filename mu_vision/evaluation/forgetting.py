@@ -79,8 +79,8 @@ def measure(
         ``ua``, ``ra``, ``ta`` (1 - accuracy on the forget set, accuracy on the retain and the test
         set), ``mia`` (MIA-Efficacy on confidence), ``mia_entropy``, ``sparsity``, ``probe`` and
         ``one_shot``, ``asr`` (success of a backdoor in the data, if there is one); beside a
-        retrained model ``gap`` (their mean distance), ``js`` on the forget set and
-        ``weight_distance``. Retrain's gap is 0 by definition.
+        retrained model ``gap`` (their mean distance), ``mia_gap`` (that of ``mia``), ``js`` on the
+        forget set and ``weight_distance``. Retrain's gaps are 0 by definition.
     """
     out = Outputs.of(model, request)
     found = rates(out, request)
@@ -95,6 +95,7 @@ def measure(
     if retrained is not None:
         gold = retrained if isinstance(retrained, Yardstick) else Yardstick.of(retrained, request)
         found["gap"] = forgetting.average_gap(found, gold.rates, GAP_KEYS)
+        found["mia_gap"] = forgetting.average_gap(found, gold.rates, ("mia",))
         found["js"] = forgetting.js_divergence(out.forget, gold.outputs.forget, logits=True)
         distance = forgetting.weight_distance(_tensors(model), gold.weights)
         found["weight_distance"] = distance.relative

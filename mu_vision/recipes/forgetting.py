@@ -112,6 +112,28 @@ class ForgetRecipe(Recipe):
             return None
         return validated(Pruning, settings, f"recipe {self.name}, groups.{group}.prune")
 
+    def axis(self) -> dict[str, Any] | None:
+        """The one number in which all groups differ: their sparsity, or the share that is forgotten.
+
+        Returns:
+            Its ``name``, and ``places``, the number of each group; None with fewer than three
+            groups, or if they differ in anything else.
+        """
+        specs = self.groups.values()
+        sparsity = [p.sparsity if (p := self.pruning(g)) else 0.0 for g in self.groups]
+        ways = [{**spec.prune, "sparsity": None} for spec in specs if spec.prune is not None]
+        shares = [spec.forget.get("share") for spec in specs]
+        sets = [{**spec.forget, "share": None} for spec in specs]
+        rest = [(spec.then, spec.methods) for spec in specs]
+        for name, numbers, others in (
+            ("sparsity", sparsity, (ways, [spec.forget for spec in specs], rest)),
+            ("share forgotten", shares, (sets, [spec.prune for spec in specs], rest)),
+        ):
+            apart = None not in numbers and len(set(numbers)) == len(numbers) >= 3
+            if apart and all(some.count(some[0]) == len(some) for some in others if some):
+                return {"name": name, "places": dict(zip(self.groups, numbers, strict=True))}
+        return None
+
     def backdoor(self) -> Poison | None:
         """The backdoor that the training set is given; None for none."""
         from ..data.poison import Poison
