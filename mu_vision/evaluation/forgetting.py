@@ -6,8 +6,9 @@ values are shares of 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -184,6 +185,30 @@ def relearn_curve(
         net, _ = trainer.fit(request.splits, model=net, rows=request.rows)
         curve.append(right(net))
     return curve
+
+
+def compare_relearning(rows: Sequence[dict[str, Any]]) -> None:
+    """Add ``relearn_time`` and ``ain`` to the rows of one forget set that have a curve, in place.
+
+    Relearn time is the number of epochs, in a straight line between them, until accuracy on the
+    forget set is back within 5 % of the original's (``metrics.forgetting.ain``). A model that is not
+    back within the epochs of its curve has neither.
+
+    Args:
+        rows: with ``method`` and ``relearn``, a curve; those of the original and of Retrain among
+            them, or nothing is added.
+    """
+    curves = {row["method"]: row["relearn"] for row in rows}
+    if not {"original", "retrain"} <= curves.keys():
+        return
+    level = 0.95 * curves["original"][0]
+    times = {m: forgetting.steps_to(level, range(len(c)), c) for m, c in curves.items()}
+    for row in rows:
+        time, gold = times[row["method"]], times["retrain"]
+        if time is not None:
+            row["relearn_time"] = time
+        if time is not None and gold is not None:
+            row["ain"] = forgetting.ain(time, gold)
 
 
 def confidences(out: Outputs, request: ForgetRequest, bins: int = 20) -> dict[str, list[float]]:

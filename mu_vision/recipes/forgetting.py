@@ -43,6 +43,17 @@ class ForgetGroup(Strict):
         return blank_to_empty(value)
 
 
+class Lira(Strict):
+    """The attack U-LiRA on every method (``shadows.Shadows``).
+
+    Attributes:
+        shadows: originals that are trained for it, and unlearned by every method; as many are
+            retrained for each forget set.
+    """
+
+    shadows: int = Field(8, ge=6)
+
+
 class ForgetRecipe(Recipe):
     """Train classifiers, make them forget, and set every method beside Retrain.
 
@@ -54,6 +65,7 @@ class ForgetRecipe(Recipe):
         seeds: one original, one split and one run of every method for each.
         probe: also ask a linear probe what the features still know.
         relearn: epochs of fine-tuning on the forget set, to see how soon it is back; 0 for none.
+        lira: attack every method by U-LiRA, with so many shadow models; None for not at all.
     """
 
     kind: Literal["forget"]
@@ -63,6 +75,7 @@ class ForgetRecipe(Recipe):
     seeds: tuple[NonNegativeInt, ...] = (0,)
     probe: bool = True
     relearn: int = Field(0, ge=0)
+    lira: Lira | None = None
 
     def trainer(self, seed: int) -> ClassifierTrainer:
         """The trainer of the original with this seed."""

@@ -16,8 +16,9 @@ from .plots import Axis, Curve, LinePlot, Plot, Point, curves, tradeoff
 COLUMNS = {
     "ua": "UA", "ra": "RA", "ta": "TA", "mia": "MIA", "asr": "Backdoor", "gap": "Avg. gap", "js": "JS to Retrain",
     "mia_entropy": "MIA, entropy", "probe": "Probe", "one_shot": "One-shot probe", "sparsity": "Sparsity",
-    "weight_distance": "Weights moved apart",
+    "weight_distance": "Weights moved apart", "lira": "U-LiRA", "relearn_time": "Relearn epochs", "ain": "AIN",
 }  # fmt: skip
+PLAIN = ("weight_distance", "relearn_time", "ain")  # no shares
 COMPARED = ("ua", "ra", "ta", "mia")
 ALIKE = Axis("forgotten as Retrain: 100 less the distance of UA and MIA, %", "forgotten as Retrain")
 USEFUL = Axis("kept: mean of RA and TA, %", "kept")
@@ -75,6 +76,7 @@ def lab_context(data: LabData) -> dict[str, Any]:
                 "bars": {key: _bars(lines, gold, key) for key in ("ua", "mia")},
                 "plot": _plot(lines, gold),
                 "failed": [row for row in rows if "failed" in row],
+                "unattacked": [row for row in rows if "lira_failed" in row],
                 "confidences": _histograms(scores["closer"][group]),
                 "confusions": _confusions(lines, scores["closer"][group], scores["classes"]),
                 "relearned": _relearned(rows),
@@ -102,10 +104,8 @@ def _row(line: Mapping[str, Any], gold: Mapping[str, Any]) -> dict[str, Any]:
             continue
         gap = abs(value - gold[key]) if key in COMPARED else None
         cells[key] = {
-            "text": f"{100 * value:.1f}" if key != "weight_distance" else f"{value:.2f}",
-            "half": ""
-            if half is None
-            else f"± {half if key == 'weight_distance' else 100 * half:.1f}",
+            "text": f"{value:.2f}" if key in PLAIN else f"{100 * value:.1f}",
+            "half": "" if half is None else f"± {half if key in PLAIN else 100 * half:.1f}",
             "gap": "" if gap is None or line is gold else f"{100 * gap:.1f}",
             # 10 points away from Retrain, or more, have the full colour
             "step": None if gap is None or line is gold else min(10, round(100 * gap)),

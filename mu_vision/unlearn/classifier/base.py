@@ -16,7 +16,7 @@ from ... import seeding
 from ...data.selectors import ForgetRequest, check_training_set
 from ...models.classifier import Classifier
 from ...passes import Losses, Pass, PassObjective
-from ..base import ClosedFormUnlearner, Erasure, GradientUnlearner
+from ..base import ClosedFormUnlearner, Erasure, GradientUnlearner, Unlearner
 
 
 class ClassifierUnlearner(GradientUnlearner):
@@ -136,6 +136,23 @@ def together(requests: Sequence[ForgetRequest]) -> ForgetRequest:
     gone = sorted({row for request in requests for row in request.gone} - set(rows))
     name = " and ".join(request.name for request in requests)
     return ForgetRequest(first.splits, tuple(rows), name, None, tuple(gone))
+
+
+def forget_in_turn(
+    method: Unlearner, model: Classifier, request: ForgetRequest
+) -> tuple[Classifier, float]:
+    """Ask a method for the parts of a request one after the other.
+
+    Retrain is asked for all of them together, for it starts anew each time.
+
+    Returns:
+        The last model, and the seconds of all calls of ``unlearn`` together.
+    """
+    seconds = 0.0
+    for part in (method.name != "retrain" and request.parts) or (request,):
+        done = method.unlearn(model, part)
+        model, seconds = done.model, seconds + done.seconds
+    return model, seconds
 
 
 def kl(teacher: torch.Tensor, student: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
