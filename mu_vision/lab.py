@@ -21,7 +21,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from . import files
-from .data.labelled import Splits, load_splits
+from .data.labelled import Splits
 from .data.selectors import ForgetRequest, Selector, in_turn, load_forget_set
 from .environment import environment
 from .errors import RunError
@@ -33,7 +33,7 @@ from .recipes.forgetting import YARDSTICK
 from .runs import ORIGINAL, Announce, RunResult, write_recipe
 from .shadows import Shadows
 from .stages import Stages, fingerprint, open_run
-from .unlearn.classifier.base import forget_in_turn
+from .unlearn.classifier.base import check_request, forget_in_turn
 
 RATES = (
     "ua", "ra", "ta", "mia", "asr", "gap", "mia_gap", "js", "mia_entropy", "probe", "one_shot",
@@ -48,7 +48,7 @@ class Lab:
     def __init__(self, recipe: ForgetRecipe, folder: Path, announce: Announce):
         self.recipe, self.folder, self.stages = recipe, folder, Stages(folder, announce)
         trainer = recipe.trainer(recipe.seed)
-        self.splits: Splits = load_splits(trainer.data, trainer.root)
+        self.splits: Splits = trainer.splits()
         if poison := recipe.backdoor():
             self.splits = poison.apply(self.splits)
         self.shadows = Shadows(self)
@@ -61,6 +61,9 @@ class Lab:
             for seed, group in product(recipe.seeds, recipe.groups)
             if isinstance(chosen := recipe.forget_set(group, seed), Selector)
         }
+        for (seed, group), request in requests.items():
+            for method in recipe.methods(group, seed).values():
+                check_request(method, request)
         open_run(folder)
         data = recipe.model_dump(mode="json", exclude={"resolved"}, exclude_none=True)
         write_recipe(folder, data, {"state": "begun"})
@@ -112,7 +115,7 @@ class Lab:
             "trainer": trainer.model_dump(mode="json"), "data": self.splits.train.fingerprint,
             "pruning": settings,
         }  # fmt: skip
-        # keyed by all of them: a checkpoint itself knows neither its data nor its network
+        # keyed by all of them: after a change the training begins anew instead of being refused
         unfinished = self.folder / "checkpoints" / f"seed{seed}-{name}-{fingerprint(inputs)[:12]}"
 
         def work() -> dict[str, Any]:

@@ -107,10 +107,11 @@ def test_the_shipped_lab_has_every_method_in_both_groups():
     from mu_vision import registry
 
     shipped = load_recipe("lab_classifier")
-    names = {
-        n for n in registry.names("method") if registry.get("method", n).family == "classifier"
-    }
     for group in shipped.groups:
+        names = {
+            m.name for m in registry.classes("method", "classifier")
+            if group == "class" or not m.class_wise
+        }  # fmt: skip
         assert {m.name for m in shipped.methods(group, 0).values()} == names
     assert any("class: l1_sparse" in step for step, _ in plan(shipped).steps)
 
@@ -146,6 +147,11 @@ def test_a_class_that_does_not_exist_is_found_before_anything_is_trained(tmp_pat
     data = make_recipe({**RECIPE, "model": {"data": "cifar10", "root": str(tmp_path)}})
     with pytest.raises(UsageError, match=r"CIFAR-10 cannot be read from .*\. Fetch cifar-10"):
         run(data, tmp_path / "run")
+    with pytest.raises(
+        UsageError, match="unsir forgets whole classes alone, and random 10 % leaves"
+    ):
+        random = {"forget": {"kind": "random", "share": 0.1}, "methods": {"unsir": {}}}
+        run(make_recipe(change(**random)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +79,7 @@ class Splits:
         name: of the data set.
         augment: crop and flip training batches, as is usual for CIFAR; digits have neither.
         poison: the backdoor in the training set, if there is one.
+        validation: held out of the training set, to choose settings or an epoch by.
     """
 
     name: str
@@ -86,10 +87,38 @@ class Splits:
     test: Labelled
     augment: bool = False
     poison: Poisoned | None = None
+    validation: Labelled | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.train.classes
+
+    def hold_out(self, share: float) -> Splits:
+        """The same data with a share of each class taken out of the training set.
+
+        The choice is fixed: nothing that a seed moves may become training data elsewhere.
+
+        Args:
+            share: of each class, in [0, 1); 0 leaves the data as it is.
+
+        Raises:
+            UsageError: if that is no sample of any class.
+        """
+        if not share:
+            return self
+        y, rng = self.train.y.cpu().numpy(), np.random.default_rng(1)
+        chosen: list[int] = []
+        for label in np.unique(y):
+            rows = rng.permutation(np.flatnonzero(y == label))
+            chosen += rows[: round(share * len(rows))].tolist()
+        if not chosen:
+            raise UsageError(
+                f"validation={share:g} of {self.name} is no sample of any class; give a larger share."
+            )
+        left = np.setdiff1d(np.arange(len(y)), chosen)
+        return replace(
+            self, train=self.train.take(left), validation=self.train.take(sorted(chosen))
+        )
 
 
 DIGITS_TEST = 600
