@@ -21,7 +21,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from . import files
-from .data.labelled import Splits, load_splits
+from .data.labelled import Splits
 from .data.selectors import ForgetRequest, Selector, in_turn, load_forget_set
 from .environment import environment
 from .errors import RunError
@@ -31,12 +31,15 @@ from .pruning import Pruning
 from .recipe import ForgetRecipe
 from .recipes.forgetting import YARDSTICK
 from .runs import ORIGINAL, Announce, RunResult, write_recipe
-from .stages import Stages, fingerprint
+from .shadows import Shadows
+from .stages import Stages, fingerprint, open_run
+from .unlearn.classifier.base import check_request, forget_in_turn
 
 RATES = (
-    "ua", "ra", "ta", "mia", "asr", "gap", "js", "mia_entropy", "probe", "one_shot", "sparsity"
+    "ua", "ra", "ta", "mia", "asr", "gap", "mia_gap", "js", "mia_entropy", "probe", "one_shot",
+    "lira", "lira_auc", "sparsity",
 )  # fmt: skip
-COLUMNS = (*RATES, "weight_distance", "seconds")
+COLUMNS = (*RATES, "weight_distance", "relearn_time", "ain", "seconds")
 
 
 class Lab:
@@ -45,9 +48,10 @@ class Lab:
     def __init__(self, recipe: ForgetRecipe, folder: Path, announce: Announce):
         self.recipe, self.folder, self.stages = recipe, folder, Stages(folder, announce)
         trainer = recipe.trainer(recipe.seed)
-        self.splits: Splits = load_splits(trainer.data, trainer.root)
+        self.splits: Splits = trainer.splits()
         if poison := recipe.backdoor():
             self.splits = poison.apply(self.splits)
+        self.shadows = Shadows(self)
 
     def run(self) -> RunResult:
         recipe, folder = self.recipe, self.folder
@@ -57,6 +61,10 @@ class Lab:
             for seed, group in product(recipe.seeds, recipe.groups)
             if isinstance(chosen := recipe.forget_set(group, seed), Selector)
         }
+        for (seed, group), request in requests.items():
+            for method in recipe.methods(group, seed).values():
+                check_request(method, request)
+        open_run(folder)
         data = recipe.model_dump(mode="json", exclude={"resolved"}, exclude_none=True)
         write_recipe(folder, data, {"state": "begun"})
         rows, closer = [], {}
@@ -77,6 +85,7 @@ class Lab:
             },
             "seeds": list(recipe.seeds),
             "classes": list(self.splits.classes),
+            "axis": recipe.axis(),
             "rows": rows,
             "table": summarize(rows),
             "closer": closer,
@@ -106,7 +115,7 @@ class Lab:
             "trainer": trainer.model_dump(mode="json"), "data": self.splits.train.fingerprint,
             "pruning": settings,
         }  # fmt: skip
-        # keyed by all of them: a checkpoint itself knows neither its data nor its network
+        # keyed by all of them: after a change the training begins anew instead of being refused
         unfinished = self.folder / "checkpoints" / f"seed{seed}-{name}-{fingerprint(inputs)[:12]}"
 
         def work() -> dict[str, Any]:
@@ -171,13 +180,8 @@ class Lab:
             }
 
             def work(label=label, method=method, place=place) -> dict[str, Any]:
-                model, seconds = original, 0.0
-                # Retrain is of all requests together; the others are asked one after the other
-                asked = (label != YARDSTICK and request.parts) or (request,)
                 try:
-                    for part in asked:
-                        done = method.unlearn(model, part)
-                        model, seconds = done.model, seconds + done.seconds
+                    model, seconds = forget_in_turn(method, original, request)
                 except RunError as error:
                     # a method that destroys the network, or moves nothing, is a result too
                     files.remove(place)
@@ -206,8 +210,12 @@ class Lab:
         name = f"seed{seed}-{group}-{ORIGINAL}"
         result = self.stages.run(name, inputs, lambda: measured(original, gold())).result
         models = {ORIGINAL: original, **models}
-        first = {"group": group, "method": ORIGINAL, "seed": seed, **result}
-        return [first, *rows], models
+        rows.insert(0, {"group": group, "method": ORIGINAL, "seed": seed, **result})
+        forgetting.compare_relearning([row for row in rows if "relearn" in row])
+        if self.recipe.lira:
+            attacked = self.shadows.attack(seed, group, request)
+            rows = [row if "failed" in row else {**row, **attacked[row["method"]]} for row in rows]
+        return rows, models
 
     def relearned(self, model: Classifier, request: ForgetRequest, seed: int) -> dict[str, Any]:
         if not self.recipe.relearn:
@@ -280,17 +288,30 @@ def as_markdown(table: Sequence[Mapping[str, Any]]) -> str:
     """Tables as papers print them: value (gap to Retrain), in percent, a block a group."""
     from .report.views import title_of
 
+    # columns of measurements that a recipe has to ask for
+    more = [key for key in ("lira", "ain") if any(line.get(key) is not None for line in table)]
+    heads = [
+        "method",
+        "UA",
+        "RA",
+        "TA",
+        "MIA",
+        "Avg. Gap",
+        *({"lira": "U-LiRA", "ain": "AIN"}[k] for k in more),
+        "seconds",
+    ]
     blocks = []
     for group in dict.fromkeys(line["group"] for line in table):
         mine = [line for line in table if line["group"] == group]
         gold = next(line for line in mine if line["method"] == YARDSTICK)
         text = [
-            f"### {group}", "",
-            "| method | UA | RA | TA | MIA | Avg. Gap | seconds |", "|---|---:|---:|---:|---:|---:|---:|",
+            f"### {group}", "", f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"
         ]  # fmt: skip
         for line in mine:
             cells = [beside(line, gold, key) for key in ("ua", "ra", "ta", "mia")]
-            cells += [percent(line, "gap"), number(line)]
+            cells.append(percent(line, "gap"))
+            cells += [percent(line, k) if k == "lira" else plain(line, k) for k in more]
+            cells.append(number(line))
             text.append(f"| {title_of(line['method'])} | " + " | ".join(cells) + " |")
         blocks.append("\n".join(text))
     return "\n\n".join(blocks) + "\n"
@@ -304,6 +325,14 @@ def percent(line: Mapping[str, Any], key: str) -> str:
     return f"{100 * line[key]:.1f}" + ("" if half is None else f" ± {100 * half:.1f}")
 
 
+def plain(line: Mapping[str, Any], key: str) -> str:
+    """``1.20 ± 0.31``, as it is."""
+    if line.get(key) is None:
+        return "–"
+    half = line.get(f"{key}_half")
+    return f"{line[key]:.2f}" + ("" if half is None else f" ± {half:.2f}")
+
+
 def beside(line: Mapping[str, Any], gold: Mapping[str, Any], key: str) -> str:
     """``97.3 ± 1.2 (2.7)``: the value, and its distance to Retrain's."""
     if line.get(key) is None or line["method"] == YARDSTICK:
@@ -312,4 +341,5 @@ def beside(line: Mapping[str, Any], gold: Mapping[str, Any], key: str) -> str:
 
 
 def number(line: Mapping[str, Any]) -> str:
+    """Seconds, without their spread."""
     return "–" if line.get("seconds") is None else f"{line['seconds']:.2f}"

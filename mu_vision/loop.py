@@ -147,8 +147,10 @@ class LoopResult:
 class Run:
     """What an ``Objective.step`` may use of the loop."""
 
-    def __init__(self, config: LoopConfig, objective: Objective, folder: Path | None):
-        self.config = config
+    def __init__(
+        self, config: LoopConfig, objective: Objective, folder: Path | None, label: str = "training"
+    ):
+        self.config, self.label = config, label
         self.accelerator = _accelerator(config, folder)
         objective.prepare(self.accelerator.device)
         _check_parameters(objective.parameters())
@@ -172,8 +174,8 @@ class Run:
         """
         if not torch.isfinite(loss.detach()):
             raise Diverged(
-                f"The loss became {float(loss.detach()):g} at step {step + 1}. Lower the learning rate"
-                f" (lr={self.config.lr:g}), or use precision=no."
+                f"The loss became {float(loss.detach()):g} at step {step + 1} of {self.label}. Lower the"
+                f" learning rate (lr={self.config.lr:g}), or use precision=no."
             )
         self.accelerator.backward(loss)
 
@@ -243,7 +245,7 @@ def train(
         objective: what to train; its parameters are changed in place.
         config: the settings; a checkpoint made with other settings is refused.
         folder: where checkpoints and ``log.jsonl`` go; None for neither.
-        label: text before the progress bar.
+        label: what it is, for the progress bar and errors ("unlearning with esd").
         on_checkpoint: called with the number of finished steps after each checkpoint.
 
     Raises:
@@ -251,7 +253,7 @@ def train(
         UsageError: if the folder holds a checkpoint of a run with other settings.
     """
     folder = Path(folder) if folder else None
-    run = Run(config, objective, folder)
+    run = Run(config, objective, folder, label)
     if config.tracker:
         run.accelerator.init_trackers("mu_vision", config=asdict(config))
     done, seconds = _restore(run, objective, folder)
@@ -271,7 +273,7 @@ def train(
                 _log(run, result, folder, {"step": finished, **logged})
             every = config.checkpoint_every
             if folder and ((every and finished % every == 0) or finished == config.steps):
-                _check_finite(objective, finished)
+                _check_finite(objective, finished, label)
                 spent = seconds + time.perf_counter() - started
                 _save(run, objective, folder, finished, spent)
                 if on_checkpoint and run.accelerator.is_main_process:
@@ -279,19 +281,19 @@ def train(
     finally:
         if config.tracker:
             run.accelerator.end_training()
-    _check_finite(objective, config.steps)
+    _check_finite(objective, config.steps, label)
     result.seconds = seconds + time.perf_counter() - started
     result.peak_memory_gb = peak_memory_gb()
     return result
 
 
-def _check_finite(objective: Objective, step: int) -> None:
+def _check_finite(objective: Objective, step: int, label: str) -> None:
     """A finite loss can have an infinite gradient: never keep or return ruined weights."""
     for name, parameter in objective.parameters().items():
         if not torch.isfinite(parameter).all():
             raise Diverged(
-                f"The weights {name} became NaN or infinite by step {step}. Lower the learning"
-                " rate, set clip, or use precision=no."
+                f"The weights {name} became NaN or infinite by step {step} of {label}. Lower the"
+                " learning rate, set clip, or use precision=no."
             )
 
 

@@ -86,6 +86,9 @@ def plan(recipe: Recipe, folder: Path | str | None = None) -> Plan:
                 epochs = getattr(chosen, "epochs", 0)
                 cost = f"{epochs} epochs" if epochs else "one shot"
                 made.steps.append((f"seed {seed}, {group}: {label}", cost))
+        if recipe.lira:
+            cost = "a training for each, then every method for each forget set"
+            made.steps.append((f"U-LiRA: {recipe.lira.shadows} more originals", cost))
         return made
     protocol = recipe.protocol.resolve()
     if isinstance(recipe, EvaluateRecipe):

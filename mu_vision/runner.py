@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import files
 from .environment import environment
+from .jobs import what_matters
 from .recipe import ForgetRecipe, Recipe, TrainRecipe
 from .recipes.concepts import AuditRecipe, EraseRecipe, EvaluateRecipe, TableRecipe
 from .reporting import answer_places, forget_stale, write_run_report
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from .models.diffusion import DiffusionModel
     from .request import ConceptRequest
     from .unlearn.base import Unlearner
-
-# settings that do not change what comes out
-NO_MATTER = ("checkpoint_every", "log_every", "tracker")
 
 
 def run(recipe: Recipe, folder: Path | str | None = None, announce: Announce = silent) -> RunResult:
@@ -50,15 +48,16 @@ def run(recipe: Recipe, folder: Path | str | None = None, announce: Announce = s
     """
     recipe.check()
     _check_inputs(recipe)
-    folder = open_run(Path("runs") / recipe.name if folder is None else folder)
+    folder = Path("runs") / recipe.name if folder is None else Path(folder)
+    if isinstance(recipe, ForgetRecipe):
+        from .lab import run_lab
+
+        return run_lab(recipe, folder, announce)  # which opens the folder once its data is there
+    open_run(folder)
     if isinstance(recipe, TableRecipe):
         from .tables import run_table
 
         return run_table(recipe, folder, announce)
-    if isinstance(recipe, ForgetRecipe):
-        from .lab import run_lab
-
-        return run_lab(recipe, folder, announce)
     if isinstance(recipe, TrainRecipe):
         return _train(recipe, folder, announce)
     return Chain(recipe, folder, announce).run()
@@ -176,7 +175,7 @@ class Chain:
         inputs = {
             "model": self.original.model.fingerprint(),
             "request": self.asked,
-            "method": [chosen.name, chosen.model_dump(mode="json", exclude=set(NO_MATTER))],
+            "method": [chosen.name, what_matters(chosen)],
             "delta": self.recipe.delta,
         }
         delta = target.with_name(f"{label}.delta.safetensors")

@@ -186,8 +186,7 @@ class WorstCase(BaseModel):
         names = [splits.classes[c] for c in sorted(chosen)]
         rows = torch.isin(y, torch.tensor(sorted(chosen))).nonzero().flatten().tolist()
         what = f"class {names[0]}" if len(names) == 1 else f"classes {', '.join(names)}"
-        whole = names[0] if len(names) == 1 else None
-        return ForgetRequest(splits, tuple(rows), f"{name} {what}", whole)
+        return ForgetRequest(splits, tuple(rows), f"{name} {what}")
 
 
 class SignSGD(torch.optim.Optimizer):

@@ -18,7 +18,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from mu_vision import registry
 from mu_vision.attack import ring_a_bell
 from mu_vision.attack.base import Attack
-from mu_vision.data.selectors import forget_rows
+from mu_vision.data.selectors import Selector, forget_rows
 from mu_vision.errors import RunError, UsageError
 from mu_vision.export.delta import apply_delta, save_delta
 from mu_vision.export.folder import export
@@ -56,11 +56,17 @@ REQUEST = ConceptRequest(
 OTHER = ConceptRequest(kind="object", name="boat", prompts=("boat",), anchor="fish", keep=("tree",))
 SAMPLES = forget_rows(few_digits(), range(0, 40, 2))
 OTHERS = forget_rows(few_digits(), range(1, 25, 2))
+CLASSES = tuple(Selector(kind="class", of=of).select(few_digits()) for of in ("3", "5"))
 ASKED = {"diffusion": (REQUEST, OTHER), "classifier": (SAMPLES, OTHERS)}
 
 
 def family(name: str) -> str:
     return name.partition("/")[0]
+
+
+def asked_of(name: str) -> tuple:
+    """Two requests that the method takes."""
+    return CLASSES if find(name).class_wise else ASKED[family(name)]
 
 
 @pytest.fixture
@@ -119,7 +125,7 @@ def test_only_selected_tensors_move_and_the_original_stays(name, which, request)
     model = request.getfixturevalue(which)
     before, print_before = tensors(model), model.fingerprint()
     method = build(name)
-    done = method.unlearn(model, ASKED[family(name)][0])
+    done = method.unlearn(model, asked_of(name)[0])
     after = done.model.named_parameters()
     selected = method.trained(model)
     assert done.trained == selected
@@ -144,7 +150,7 @@ def test_only_selected_tensors_move_and_the_original_stays(name, which, request)
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_same_seed_gives_the_same_tensors(name, model):
-    asked = ASKED[family(name)][0]
+    asked = asked_of(name)[0]
     first, again, other = (
         tensors(build(name, seed=seed).unlearn(model, asked).model) for seed in (1, 1, 2)
     )
@@ -154,7 +160,7 @@ def test_the_same_seed_gives_the_same_tensors(name, model):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_several_requests_are_forgotten_together(name, model):
-    one, two = ASKED[family(name)]
+    one, two = asked_of(name)
     first, other, both = (
         tensors(build(name).unlearn(model, asked).model) for asked in (one, two, [one, two])
     )
@@ -170,7 +176,7 @@ def test_a_model_of_another_family_is_refused(name, sd, digit_net):
     with pytest.raises(
         UsageError, match=rf"{find(name).name} works on a {family(name)} model; .* is a "
     ):
-        build(name).unlearn(wrong, ASKED[family(name)][0])
+        build(name).unlearn(wrong, asked_of(name)[0])
 
 
 @pytest.mark.parametrize(("name", "which"), [c for c in CASES if "digit" not in str(c.values[1])])
@@ -211,7 +217,7 @@ def surroundings() -> dict[str, object]:
 @pytest.mark.parametrize("name", METHODS)
 def test_nothing_global_is_changed(name, model, tmp_path):
     before = surroundings()
-    build(name).unlearn(model, ASKED[family(name)][0], tmp_path)
+    build(name).unlearn(model, asked_of(name)[0], tmp_path)
     after = surroundings()
     before["environment"].pop("PYTEST_CURRENT_TEST", None)
     after["environment"].pop("PYTEST_CURRENT_TEST", None)
@@ -225,7 +231,7 @@ def test_a_no_op_is_caught(name, model):
     if idle is None:
         pytest.skip(f"{name} has no settings under which nothing moves")
     with pytest.raises(RunError, match=rf"{find(name).name} moved no weight.*\(a no-op\)"):
-        build(name, **idle).unlearn(model, ASKED[family(name)][0])
+        build(name, **idle).unlearn(model, asked_of(name)[0])
 
 
 GRADIENT = [n for n in METHODS if issubclass(find(n), GradientUnlearner)]
@@ -233,7 +239,7 @@ GRADIENT = [n for n in METHODS if issubclass(find(n), GradientUnlearner)]
 
 @pytest.mark.parametrize("name", GRADIENT)
 def test_a_killed_run_ends_with_the_same_weights(name, model, tmp_path, monkeypatch):
-    asked = ASKED[family(name)][0]
+    asked = asked_of(name)[0]
     method = build(name, steps=5, checkpoint_every=1, log_every=1)
     whole = method.unlearn(model, asked, tmp_path / "whole")
 
@@ -252,7 +258,7 @@ def test_a_killed_run_ends_with_the_same_weights(name, model, tmp_path, monkeypa
 
 @pytest.mark.parametrize("name", GRADIENT)
 def test_another_job_does_not_go_on_from_the_checkpoint(name, model, tmp_path):
-    one, other = ASKED[family(name)]
+    one, other = asked_of(name)
     build(name).unlearn(model, one, tmp_path)
     with pytest.raises(UsageError, match="checkpoint of another job"):
         build(name).unlearn(model, other, tmp_path)

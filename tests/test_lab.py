@@ -107,10 +107,11 @@ def test_the_shipped_lab_has_every_method_in_both_groups():
     from mu_vision import registry
 
     shipped = load_recipe("lab_classifier")
-    names = {
-        n for n in registry.names("method") if registry.get("method", n).family == "classifier"
-    }
     for group in shipped.groups:
+        names = {
+            m.name for m in registry.classes("method", "classifier")
+            if group == "class" or not m.class_wise
+        }  # fmt: skip
         assert {m.name for m in shipped.methods(group, 0).values()} == names
     assert any("class: l1_sparse" in step for step, _ in plan(shipped).steps)
 
@@ -130,6 +131,8 @@ def change(**groups):
             "There is no data set 'digit'. Did you mean 'digits'",
         ),
         ({**RECIPE, "seeds": []}, "has no seed"),
+        ({**RECIPE, "lira": {"shadows": 2}}, "'lira.shadows' must be greater than or equal to 6"),
+        ({**RECIPE, "lira": {"models": 8}}, "unknown key 'lira.models'"),
     ],
 )
 def test_a_wrong_recipe_is_refused_in_one_sentence(data, said):
@@ -141,7 +144,15 @@ def test_a_class_that_does_not_exist_is_found_before_anything_is_trained(tmp_pat
     recipe = make_recipe(change(forget={"kind": "class", "of": "eleven"}))
     with pytest.raises(UsageError, match="There is no class 'eleven'"):
         run(recipe, tmp_path / "run")
-    assert not (tmp_path / "run" / "model").exists()
+    data = make_recipe({**RECIPE, "model": {"data": "cifar10", "root": str(tmp_path)}})
+    with pytest.raises(UsageError, match=r"CIFAR-10 cannot be read from .*\. Fetch cifar-10"):
+        run(data, tmp_path / "run")
+    with pytest.raises(
+        UsageError, match="unsir forgets whole classes alone, and random 10 % leaves"
+    ):
+        random = {"forget": {"kind": "random", "share": 0.1}, "methods": {"unsir": {}}}
+        run(make_recipe(change(**random)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_half_an_interval_of_one_value_is_not_known():
@@ -173,6 +184,144 @@ def test_worst_and_easiest_sets_and_sparse_originals_are_one_line_each(tmp_path)
     assert "Every forget set side by side" in found.report.read_text(encoding="utf-8")
     again = run(make_recipe(data), tmp_path / "run")
     assert all(record.reused for record in again.stages.values())
+
+
+LIRA = {
+    **RECIPE,
+    "model": {"epochs": 2, "lr": 0.05},
+    "groups": {
+        "class": {
+            "forget": {"kind": "class", "of": "3"},
+            "methods": {"ssd": {"alpha": 5}, "ruin": RECIPE["groups"]["random"]["methods"]["ruin"]},
+        }
+    },
+    "seeds": [0],
+    "relearn": 3,
+    "probe": False,
+    "lira": {"shadows": 6},
+}
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lira") / "run"
+    return run(make_recipe(LIRA), folder)
+
+
+def test_shadow_models_tell_what_saw_the_samples_from_what_never_did(attacked):
+    """Of a whole class a model that has seen it and done nothing about it is told at once."""
+    rows = {method: line(attacked.table, "class", method) for method in ("original", "ssd")}
+    assert rows["original"]["lira"] > 0.95 and rows["original"]["lira_auc"] > 0.95
+    assert 0.5 <= rows["ssd"]["lira"] <= 1
+    assert abs(line(attacked.table, "class", "retrain")["lira"] - 0.5) < 0.25
+    ruined = line(attacked.table, "class", "ruin")
+    assert ruined["failed"] == 1 and "lira" not in ruined
+    html = attacked.report.read_text(encoding="utf-8")
+    assert ">U-LiRA<" in html and "an attacker of each sample" in html
+    assert "| U-LiRA | AIN | seconds |" in (attacked.folder / "table.md").read_text()
+    trained = [name for name in attacked.stages if name.startswith("train-seed1000")]
+    assert len(trained) == 6
+
+
+def test_an_attack_with_shadow_models_goes_on_where_it_was(attacked):
+    """A stage that is lost is done again alone, with the same end."""
+    lost = attacked.folder / "checkpoints" / "stages" / "shadow3-seed0-class-ssd.json"
+    lost.unlink()
+    again = run(make_recipe(LIRA), attacked.folder)
+    assert [name for name, r in again.stages.items() if not r.reused] == ["shadow3-seed0-class-ssd"]
+    assert again.scores["rows"] == attacked.scores["rows"]
+
+
+def test_a_method_that_fails_on_a_shadow_original_has_no_attack_and_says_why(tmp_path, monkeypatch):
+    from mu_vision.errors import RunError
+    from mu_vision.unlearn.classifier.ssd import SSD
+
+    whole = SSD.unlearn
+
+    def failing(self, model, request, folder=None):
+        if self.seed == 10_002:
+            raise RunError("ssd gave NaN or infinite weights")
+        return whole(self, model, request, folder)
+
+    monkeypatch.setattr(SSD, "unlearn", failing)
+    group = {**LIRA["groups"]["class"], "methods": {"ssd": {"alpha": 5}}}
+    data = {**LIRA, "groups": {"class": group}, "model": {"epochs": 1}, "relearn": 0}
+    found = run(make_recipe(data), tmp_path / "run")
+    row = line(found.table, "class", "ssd")
+    assert "lira" not in row and row["failed"] == 0
+    said = "No U-LiRA, for it failed on a shadow model: ssd gave NaN or infinite weights"
+    assert said in found.report.read_text(encoding="utf-8")
+
+
+def test_the_anamnesis_index_stands_beside_the_epochs_of_relearning(attacked):
+    rows = {m: line(attacked.table, "class", m) for m in ("original", "retrain", "ssd")}
+    assert rows["original"]["relearn_time"] == 0 and rows["retrain"]["ain"] == 1
+    time, gold = rows["ssd"]["relearn_time"], rows["retrain"]["relearn_time"]
+    assert rows["ssd"]["ain"] == pytest.approx((time + 0.01) / (gold + 0.01))
+    assert 0 < rows["ssd"]["ain"]
+    html = attacked.report.read_text(encoding="utf-8")
+    assert ">AIN<" in html and ">Relearn epochs<" in html
+
+
+def test_groups_in_order_of_sparsity_are_drawn_as_lines_with_bands(tmp_path):
+    spec = {"forget": {"kind": "class", "of": "3"}, "methods": {"ssd": {"alpha": 5}}}
+    pruned = {
+        f"sparse_{percent}": {**spec, "prune": {"how": "random", "sparsity": percent / 100}}
+        for percent in (90, 50)
+    }
+    data = {**RECIPE, "groups": {**pruned, "dense": spec}, "relearn": 0, "probe": False}
+    data["model"] = {"epochs": 1}
+    found = run(make_recipe(data), tmp_path / "run")
+    assert found.scores["axis"] == {
+        "name": "sparsity", "places": {"sparse_90": 0.9, "sparse_50": 0.5, "dense": 0.0}
+    }  # fmt: skip
+    html = found.report.read_text(encoding="utf-8")
+    assert "Against sparsity" in html and html.count('class="band c') == 4
+    gap, mia = (line(found.table, "sparse_50", "ssd")[key] for key in ("gap", "mia_gap"))
+    for value in (gap, mia):
+        assert f"SSD: {100 * value:.1f} points at 50 % sparsity" in html
+    pairs = [r for r in found.scores["rows"] if r["group"] == "dense"]
+    gold = {r["seed"]: r["mia"] for r in pairs if r["method"] == "retrain"}
+    ours = [abs(r["mia"] - gold[r["seed"]]) for r in pairs if r["method"] == "ssd"]
+    assert line(found.table, "dense", "ssd")["mia_gap"] == pytest.approx(sum(ours) / 2)
+
+
+def test_other_groups_are_drawn_side_by_side(done):
+    html = done.report.read_text(encoding="utf-8")
+    assert done.scores["axis"] is None and "Against" not in html
+    value = line(done.table, "class", "ssd")["gap"]
+    assert f"<title>SSD, class: {100 * value:.1f}</title>" in html
+    assert "<title>Retrain, class: 100.0</title>" in html
+
+
+@pytest.mark.parametrize(
+    ("changes", "axis"),
+    [
+        ([{"prune": {"sparsity": s}} for s in (0.5, 0.9, 0.0)], ("sparsity", [0.5, 0.9, 0.0])),
+        ([{}, {"prune": {"sparsity": 0.5}}, {"prune": {}}], ("sparsity", [0.0, 0.5, 0.95])),
+        ([{"forget": {"share": s}} for s in (0.1, 0.2, 0.5)], ("share forgotten", [0.1, 0.2, 0.5])),
+        ([{"forget": {"share": s}} for s in (0.1, 0.2)], None),
+        ([{"forget": {"share": s}} for s in (0.1, 0.2, 0.2)], None),
+        ([{"forget": {"share": 0.1, "kind": k}} for k in ("random", "class", "indices")], None),
+        ([{}, {"prune": {"sparsity": 0.5}}, {"prune": {"sparsity": 0.9, "how": "imp"}}], None),
+        (
+            [
+                {},
+                {"prune": {"sparsity": 0.5}},
+                {"prune": {"sparsity": 0.9}, "methods": {"ssd": {}}},
+            ],
+            None,
+        ),
+    ],
+)
+def test_groups_have_an_axis_if_they_differ_in_one_number_alone(changes, axis):
+    base = {"forget": {"kind": "random", "share": 0.1}, "methods": {"finetune": {}}}
+    groups = {f"g{n}": {**base, **change} for n, change in enumerate(changes)}
+    found = make_recipe({**RECIPE, "groups": groups}).axis()
+    if axis is None:
+        assert found is None
+    else:
+        assert (found["name"], list(found["places"].values())) == axis
 
 
 @pytest.mark.parametrize(

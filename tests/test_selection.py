@@ -275,7 +275,7 @@ def test_both_solvers_agree_and_stop_once_the_set_stays(monkeypatch, easiest):
         assert found.history == (1.0, 1.0)
         assert float(found.scores.sum()) == pytest.approx(24)
         assert found.request.name == ("easiest 10 %" if easiest else "worst case 10 %")
-        assert found.request.whole is None
+        assert found.request.whole == ()
         assert torch.equal(found.losses, losses)
         assert found.seconds > 0
     assert torch.equal(both[0].scores, both[1].scores)
@@ -289,7 +289,7 @@ def test_classes_are_chosen_whole(monkeypatch, m):
     assert found.scores.shape == (10,)
     expected = torch.isin(y, torch.tensor([4, 3][:m])).nonzero().flatten()
     assert found.request.rows == tuple(expected.tolist())
-    assert found.request.whole == ("4" if m == 1 else None)
+    assert "4" in found.request.whole and len(found.request.whole) == m
     assert found.request.name == ("worst case class 4", "worst case classes 3, 4")[m - 1]
 
 
@@ -310,7 +310,7 @@ def test_if_the_search_does_not_settle_the_best_set_that_was_tried_is_returned(
     )
     settings = WorstCase(count=1, by="classes", outer=11, solver=solver, easiest=easiest)
     found = settings.select(trained_net(), few_digits())
-    assert found.request.whole == str(best)
+    assert found.request.whole == (str(best),)
     assert torch.equal(found.scores, torch.eye(10, dtype=torch.float64)[best])
     assert float(found.losses[best]) == pytest.approx(float(if_left_out[best]))
     assert max(found.history) == 0

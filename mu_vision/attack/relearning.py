@@ -17,6 +17,7 @@ import torch
 from pydantic import Field, NonNegativeInt, field_validator
 
 from ..loop import LoopConfig, Objective, train
+from ..metrics.forgetting import steps_to
 from ..models import maths
 from ..models.diffusion import DiffusionModel
 from ..registry import Paper, register
@@ -63,7 +64,8 @@ class Relearning(Attack):
             config = LoopConfig(steps=max(self.marks), lr=self.lr, seed=scene.seed)
             train(objective, config, None, f"{self.title} on {name} pictures")
             curves[name] = objective.curve()
-            half[name] = steps_to(0.5, list(self.marks), curves[name])
+            reached = steps_to(0.5, self.marks, curves[name])
+            half[name] = None if reached is None else round(reached, 1)
             if name == "concept":
                 last = objective.last
                 notes = [f"{max(self.marks)} steps of training on {len(pictures)} pictures"] * len(
@@ -73,17 +75,6 @@ class Relearning(Attack):
             books.spend(rows, len(self.marks) * cost_of_picture(scene.sampler))
             books.share(rows, max(self.marks) * self.batch)
         return books.result(self.name, marks=list(self.marks), curves=curves, half=half)
-
-
-def steps_to(level: float, marks: list[int], shares: list[float]) -> float | None:
-    """Steps at which a curve first reaches a level, between marks in a straight line; None: never."""
-    for k, share in enumerate(shares):
-        if share >= level:
-            if k == 0:
-                return float(marks[0])
-            rise = (level - shares[k - 1]) / (share - shares[k - 1])
-            return round(marks[k - 1] + rise * (marks[k] - marks[k - 1]), 1)
-    return None
 
 
 class _Finetuning(Objective):

@@ -44,8 +44,9 @@ class DatasetCard(BaseModel):
 
     name: str = Field(pattern=r"^[a-z0-9_]+$", description="short name, the card's file name")
     title: str = Field(description="the name as people write it")
-    kind: Literal["rendered", "folder", "prompts"] = Field(
-        description="rendered by this project, a folder of pictures, or a table of prompts"
+    kind: Literal["rendered", "folder", "prompts", "labelled"] = Field(
+        description="rendered by this project, a folder of pictures, a table of prompts, or pictures"
+        " with one label each (objects are then the classes)"
     )
     summary: str = Field(description="one line for listings")
     licence: str
@@ -54,6 +55,9 @@ class DatasetCard(BaseModel):
     fetch: str = Field("", description="one sentence: what to fetch and where to put it")
     hub: str | None = Field(None, description="name on the model hub")
     size: tuple[int, int] | None = Field(None, description="height and width in pixels")
+    normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = Field(
+        None, description="mean and standard deviation by channel, of values in [0, 1]"
+    )
     layout: str | None = Field(None, description="path of a picture below the data set's folder")
     per_cell: int | None = Field(None, ge=1, description="pictures of each style and object")
     count: int | None = Field(None, ge=1, description="pictures or prompts in all")

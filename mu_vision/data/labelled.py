@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ..errors import UsageError, unknown
+from .cards import load_card
 
 if TYPE_CHECKING:
     from .poison import Poisoned
@@ -78,6 +79,7 @@ class Splits:
         name: of the data set.
         augment: crop and flip training batches, as is usual for CIFAR; digits have neither.
         poison: the backdoor in the training set, if there is one.
+        validation: held out of the training set, to choose settings or an epoch by.
     """
 
     name: str
@@ -85,10 +87,38 @@ class Splits:
     test: Labelled
     augment: bool = False
     poison: Poisoned | None = None
+    validation: Labelled | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.train.classes
+
+    def hold_out(self, share: float) -> Splits:
+        """The same data with a share of each class taken out of the training set.
+
+        The choice is fixed: nothing that a seed moves may become training data elsewhere.
+
+        Args:
+            share: of each class, in [0, 1); 0 leaves the data as it is.
+
+        Raises:
+            UsageError: if that is no sample of any class.
+        """
+        if not share:
+            return self
+        y, rng = self.train.y.cpu().numpy(), np.random.default_rng(1)
+        chosen: list[int] = []
+        for label in np.unique(y):
+            rows = rng.permutation(np.flatnonzero(y == label))
+            chosen += rows[: round(share * len(rows))].tolist()
+        if not chosen:
+            raise UsageError(
+                f"validation={share:g} of {self.name} is no sample of any class; give a larger share."
+            )
+        left = np.setdiff1d(np.arange(len(y)), chosen)
+        return replace(
+            self, train=self.train.take(left), validation=self.train.take(sorted(chosen))
+        )
 
 
 DIGITS_TEST = 600
@@ -127,16 +157,18 @@ def minicanvas_objects(root: Path | None = None) -> Splits:
     return Splits("minicanvas_objects", part(range(24)), part(range(100_000, 100_008)))
 
 
-def _torchvision(kind: str) -> Callable[[Path | None], Splits]:
+def _missing(name: str, root: Path, fault: str = "") -> UsageError:
+    """That a data set is not there; its card says what to fetch and where to put it."""
+    card = load_card(name)
+    return UsageError(f"{card.title} cannot be read from {root}{fault}. {card.fetch}")
+
+
+def _torchvision(name: str, kind: str) -> Callable[[Path], Splits]:
     """CIFAR and SVHN as torchvision reads them from a local folder; nothing is downloaded."""
 
-    def read(root: Path | None) -> Splits:
+    def read(root: Path) -> Splits:
         import torchvision
 
-        if root is None:
-            raise UsageError(
-                f"The data set {kind} is read from a local folder: give its root, e.g. root=data/{kind}."
-            )
         try:
             if kind == "SVHN":
                 parts = [torchvision.datasets.SVHN(str(root), split=s) for s in ("train", "test")]
@@ -144,13 +176,7 @@ def _torchvision(kind: str) -> Callable[[Path | None], Splits]:
                 made = getattr(torchvision.datasets, kind)
                 parts = [made(str(root), train=train) for train in (True, False)]
         except RuntimeError as error:
-            start = f"torchvision.datasets.{kind}('{root}', "
-            calls = [f"split='{s}', " for s in ("train", "test")] if kind == "SVHN" else [""]
-            download = "; ".join(f"{start}{call}download=True)" for call in calls)
-            raise UsageError(
-                f"No {kind} in {root}: put the files of torchvision.datasets.{kind} there, or run"
-                f' `python -c "import torchvision; {download}"`.'
-            ) from error
+            raise _missing(name, root) from error
         sides = []
         for part in parts:
             x = torch.from_numpy(np.asarray(part.data))
@@ -158,53 +184,83 @@ def _torchvision(kind: str) -> Callable[[Path | None], Splits]:
             y = torch.as_tensor(np.asarray(part.labels if kind == "SVHN" else part.targets)).long()
             names = getattr(part, "classes", [str(n) for n in range(10)])
             sides.append(Labelled(x, y, tuple(names)))
-        return Splits(kind.lower(), *sides, augment=kind != "SVHN")
+        return Splits(name, *sides, augment=kind != "SVHN")
 
     return read
 
 
-def image_folder(root: Path | None, size: int = 64) -> Splits:
-    """Folders ``train/CLASS/*.png`` and ``val/CLASS/*.png`` (or ``test``), as ImageNet has them.
-
-    Tiny-ImageNet's training folders fit as they are; its ``val`` must be sorted into classes.
-    """
-    if root is None or not (Path(root) / "train").is_dir():
-        raise UsageError(
-            f"An image folder needs {root or 'ROOT'}/train/CLASS/ and {root or 'ROOT'}/val/CLASS/ with"
-            " pictures; give its root."
-        )
+def image_folder(root: Path, size: int = 64) -> Splits:
+    """Folders ``train/CLASS/*.png`` and ``val/CLASS/*.png`` (or ``test``), as ImageNet has them."""
     import torchvision
+
+    held_out = next((n for n in ("val", "test") if (root / n).is_dir()), None)
+    if not (root / "train").is_dir() or held_out is None:
+        lacks = "train/" if held_out else "val/ or test/"
+        raise _missing("image_folder", root, f", which has no {lacks}")
+    sides = []
+    for part in ("train", held_out):
+        try:
+            found = torchvision.datasets.ImageFolder(str(root / part))
+        except OSError as error:
+            raise UsageError(f"{root}/{part} cannot be read ({error}).") from error
+        sides.append(_read_pictures(found.samples, tuple(found.classes), size))
+    if sides[0].classes != sides[1].classes:
+        raise UsageError(f"{root}/train and {root}/{held_out} do not hold the same classes.")
+    return Splits(root.name, *sides, augment=True)
+
+
+def tiny_imagenet(root: Path, size: int = 64) -> Splits:
+    """Tiny-ImageNet as it is unpacked: its validation pictures are not sorted into classes."""
+    import torchvision
+
+    told = root / "val" / "val_annotations.txt"
+    if not (root / "train").is_dir() or not told.is_file():
+        raise _missing("tiny_imagenet", root)
+    train = torchvision.datasets.ImageFolder(str(root / "train"))
+    rows = [line.split("\t")[:2] for line in told.read_text(encoding="utf-8").splitlines()]
+    unknown_classes = sorted({name for _, name in rows} - set(train.classes))
+    if unknown_classes:
+        raise UsageError(f"{told} names the class {unknown_classes[0]!r}, which train/ lacks.")
+    places = [
+        (str(root / "val" / "images" / file), train.class_to_idx[name]) for file, name in rows
+    ]
+    classes = tuple(train.classes)
+    sides = (_read_pictures(some, classes, size) for some in (train.samples, places))
+    return Splits("tiny_imagenet", *sides, augment=True)
+
+
+def _read_pictures(
+    places: Sequence[tuple[str, int]], classes: tuple[str, ...], size: int
+) -> Labelled:
+    """Pictures [N, 3, size, size] of files with their labels: resized, the centre cut out.
+
+    Raises:
+        UsageError: for the first that cannot be read.
+    """
+    from torchvision.datasets.folder import pil_loader
     from torchvision.transforms import v2
 
-    held_out = next((n for n in ("val", "test") if (Path(root) / n).is_dir()), None)
-    if held_out is None:
-        raise UsageError(
-            f"{root} has train/ but neither val/ nor test/: put held-out pictures there."
-        )
     ready = v2.Compose(
         [v2.ToImage(), v2.Resize(size, antialias=True), v2.CenterCrop(size),
          v2.ToDtype(torch.float32, scale=True)]
     )  # fmt: skip
-    sides = []
-    for part in ("train", held_out):
+    # filled in place: a list of pictures to stack would need twice the memory
+    x = torch.empty(len(places), 3, size, size)
+    for n, (file, _) in enumerate(places):
         try:
-            found = torchvision.datasets.ImageFolder(str(Path(root) / part), ready)
-            pairs = [found[n] for n in range(len(found))]
+            x[n] = ready(pil_loader(file))
         except OSError as error:
-            raise UsageError(f"{root}/{part} cannot be read ({error}).") from error
-        x, y = torch.stack([x for x, _ in pairs]), torch.tensor([y for _, y in pairs])
-        sides.append(Labelled(x, y, tuple(found.classes)))
-    if sides[0].classes != sides[1].classes:
-        raise UsageError(f"{root}/train and {root}/{held_out} do not hold the same classes.")
-    return Splits(Path(root).name, *sides, augment=True)
+            raise UsageError(f"{file} cannot be read ({error}).") from error
+    return Labelled(x, torch.tensor([label for _, label in places]), classes)
 
 
-DATASETS: dict[str, Callable[[Path | None], Splits]] = {
+DATASETS: dict[str, Callable[[Path], Splits]] = {
     "digits": digits,
     "minicanvas_objects": minicanvas_objects,
-    "cifar10": _torchvision("CIFAR10"),
-    "cifar100": _torchvision("CIFAR100"),
-    "svhn": _torchvision("SVHN"),
+    "cifar10": _torchvision("cifar10", "CIFAR10"),
+    "cifar100": _torchvision("cifar100", "CIFAR100"),
+    "svhn": _torchvision("svhn", "SVHN"),
+    "tiny_imagenet": tiny_imagenet,
     "image_folder": image_folder,
 }
 
@@ -214,14 +270,15 @@ def load_splits(name: str, root: Path | str | None = None) -> Splits:
 
     Args:
         name: one of ``DATASETS``.
-        root: folder of those that are read from a local folder.
+        root: its folder, ``data/NAME`` by default; those that need none ignore it.
 
     Raises:
-        UsageError: unknown name (the nearest is suggested), or its files are missing.
+        UsageError: unknown name (the nearest is suggested), or its files are missing: the sentence
+            ends with what its card says to fetch.
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
-    return DATASETS[name](Path(root) if root else None)
+    return DATASETS[name](Path(root or Path("data") / name))
 
 
 def augmented(x: torch.Tensor, pad: int = 4) -> torch.Tensor:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from .. import files
@@ -57,8 +58,7 @@ class Selector(BaseModel):
             "poisoned": lambda *_: self._poisoned(splits),
         }  # fmt: skip
         rows = chosen[self.kind](splits.train, np.random.default_rng((seed, 7919)))
-        whole = self.of if self.kind == "class" and self.share in (None, 1) else None
-        return ForgetRequest(splits, tuple(sorted(rows)), self.describe(), whole)
+        return ForgetRequest(splits, tuple(sorted(rows)), self.describe())
 
     def describe(self) -> str:
         """``random 10 %``, ``class 3``."""
@@ -105,7 +105,6 @@ class ForgetRequest:
         splits: the data; ``splits.train`` is what the model was trained on.
         rows: positions in the training set to forget, ascending.
         name: in words.
-        whole: the class that is forgotten whole, if one is; the test set is then without it.
         gone: positions that earlier requests took away: neither forgotten again nor kept.
         parts: requests that are made one after the other, if this is all of them together.
     """
@@ -113,7 +112,6 @@ class ForgetRequest:
     splits: Splits
     rows: tuple[int, ...]
     name: str = "given samples"
-    whole: str | None = None
     gone: tuple[int, ...] = field(default=())
     parts: tuple[ForgetRequest, ...] = field(default=(), repr=False)
 
@@ -146,6 +144,15 @@ class ForgetRequest:
         return tuple(row for row in range(len(self.splits.train)) if row not in out)
 
     @cached_property
+    def whole(self) -> tuple[str, ...]:
+        """Classes of which no sample is kept, though the training set has some."""
+        train = self.splits.train
+        has, keeps = (
+            set(labels.tolist()) for labels in (train.y, train.y.cpu()[list(self.kept_rows)])
+        )
+        return tuple(train.classes[label] for label in sorted(has - keeps))
+
+    @cached_property
     def forget(self) -> Labelled:
         return self.splits.train.take(self.rows)
 
@@ -155,11 +162,12 @@ class ForgetRequest:
 
     @cached_property
     def test(self) -> Labelled:
-        """The test set; without the class that is forgotten whole."""
+        """The test set; without the classes that are forgotten whole."""
         test = self.splits.test
-        if self.whole is None:
+        if not self.whole:
             return test
-        return test.take((test.y != test.classes.index(self.whole)).nonzero().flatten())
+        left_out = torch.tensor([test.classes.index(name) for name in self.whole])
+        return test.take((~torch.isin(test.y.cpu(), left_out)).nonzero().flatten())
 
     def then(self, later: ForgetRequest) -> ForgetRequest:
         """The later request for a model that has forgotten this one.
@@ -170,14 +178,14 @@ class ForgetRequest:
         check_training_set(self.splits, later)
         gone = tuple(sorted({*self.rows, *self.gone}))
         rows = tuple(row for row in later.rows if row not in set(gone))
-        return ForgetRequest(self.splits, rows, later.name, later.whole, gone)
+        return ForgetRequest(self.splits, rows, later.name, gone)
 
     def model_dump(self, mode: str = "json") -> dict[str, Any]:
         """What reports and checkpoints keep of it: words, counts and a hash of the positions."""
         digest = hashlib.sha256(np.asarray([*self.rows, -1, *self.gone], np.int64).tobytes())
         return {
             "kind": "samples", "name": self.name, "dataset": self.splits.name,
-            "samples": len(self.rows), "of": len(self.splits.train), "whole": self.whole,
+            "samples": len(self.rows), "of": len(self.splits.train), "whole": list(self.whole),
             "gone": len(self.gone), "parts": len(self.parts), "rows": digest.hexdigest(),
             "training_set": self.splits.train.fingerprint,
         }  # fmt: skip
@@ -199,7 +207,7 @@ def in_turn(first: ForgetRequest, *later: ForgetRequest) -> ForgetRequest:
         parts.append(parts[-1].then(request))
     rows = sorted({row for part in parts for row in part.rows})
     name = ", then ".join(part.name for part in parts)
-    return ForgetRequest(first.splits, tuple(rows), name, None, first.gone, tuple(parts))
+    return ForgetRequest(first.splits, tuple(rows), name, first.gone, tuple(parts))
 
 
 def forget_rows(splits: Splits, rows: Sequence[int], name: str = "given samples") -> ForgetRequest:
@@ -228,7 +236,7 @@ def load_forget_set(path: Path | str, splits: Splits) -> ForgetRequest:
             f"{path} was made on another training set ({kept.get('dataset')}, {kept.get('of')} samples)"
             f" than {splits.name} with {len(splits.train)}; its positions mean other samples here."
         )
-    return ForgetRequest(splits, rows, name, kept.get("whole"), gone)
+    return ForgetRequest(splits, rows, name, gone)
 
 
 def check_training_set(splits: Splits, request: ForgetRequest) -> None:

@@ -6,8 +6,9 @@ values are shares of 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,14 +74,14 @@ def measure(
         request: what it had to forget.
         retrained: Retrain on the same request, the yardstick, or what was computed of it; None for
             none.
-        probe: ask probes on the features: a linear one and, of a whole class, a one-shot one.
+        probe: ask probes on the features: a linear one and, of whole classes, a one-shot one.
 
     Returns:
         ``ua``, ``ra``, ``ta`` (1 - accuracy on the forget set, accuracy on the retain and the test
         set), ``mia`` (MIA-Efficacy on confidence), ``mia_entropy``, ``sparsity``, ``probe`` and
         ``one_shot``, ``asr`` (success of a backdoor in the data, if there is one); beside a
-        retrained model ``gap`` (their mean distance), ``js`` on the forget set and
-        ``weight_distance``. Retrain's gap is 0 by definition.
+        retrained model ``gap`` (their mean distance), ``mia_gap`` (that of ``mia``), ``js`` on the
+        forget set and ``weight_distance``. Retrain's gaps are 0 by definition.
     """
     out = Outputs.of(model, request)
     found = rates(out, request)
@@ -89,12 +90,14 @@ def measure(
         found["asr"] = forgetting.accuracy(model.logits(attacked.x), attacked.y)
     found["sparsity"] = forgetting.sparsity(_tensors(model))
     if probe:
-        found["probe"] = linear_probe(model, request)
-        if request.whole is not None:
-            found["one_shot"] = one_shot_probe(model, request)
+        known = Features.of(model, request)
+        found["probe"] = linear_probe(known, request)
+        if request.whole:
+            found["one_shot"] = one_shot_probe(known, request)
     if retrained is not None:
         gold = retrained if isinstance(retrained, Yardstick) else Yardstick.of(retrained, request)
         found["gap"] = forgetting.average_gap(found, gold.rates, GAP_KEYS)
+        found["mia_gap"] = forgetting.average_gap(found, gold.rates, ("mia",))
         found["js"] = forgetting.js_divergence(out.forget, gold.outputs.forget, logits=True)
         distance = forgetting.weight_distance(_tensors(model), gold.weights)
         found["weight_distance"] = distance.relative
@@ -116,7 +119,20 @@ def rates(out: Outputs, request: ForgetRequest) -> dict[str, float]:
     }
 
 
-def linear_probe(model: Classifier, request: ForgetRequest) -> float:
+@dataclass(frozen=True)
+class Features:
+    """What goes into the head of one model, [N, D] each, of the training and the test set."""
+
+    train: np.ndarray
+    test: np.ndarray
+
+    @classmethod
+    def of(cls, model: Classifier, request: ForgetRequest) -> Features:
+        splits = request.splits
+        return cls(*(model.features(data.x).numpy() for data in (splits.train, splits.test)))
+
+
+def linear_probe(known: Features, request: ForgetRequest) -> float:
     """Accuracy on held-out samples of the forget set's classes of a linear probe on the features.
 
     The probe is a multinomial logistic regression on the features of the whole training set, the
@@ -126,45 +142,43 @@ def linear_probe(model: Classifier, request: ForgetRequest) -> float:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    train, test = request.splits.train, request.splits.test
-    classes = set(request.forget.y.tolist())
-    asked = torch.tensor([int(label) in classes for label in test.y])
+    y, y_test = (side.y.cpu().numpy() for side in (request.splits.train, request.splits.test))
+    asked = np.isin(y_test, request.forget.y.cpu().numpy())
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=200))
-    probe.fit(model.features(train.x).numpy(), train.y.cpu().numpy())
-    found = probe.predict(model.features(test.x[asked]).numpy())
-    return float((found == test.y[asked].cpu().numpy()).mean())
+    probe.fit(known.train, y)
+    return float((probe.predict(known.test[asked]) == y_test[asked]).mean())
 
 
 def one_shot_probe(
-    model: Classifier, request: ForgetRequest, draws: int = 50, seed: int = 0
+    known: Features, request: ForgetRequest, draws: int = 50, seed: int = 0
 ) -> float:
     """Accuracy on unseen samples of a class that is forgotten whole, from one example of it.
 
     A sample belongs to the nearest class mean of the standardised features; the forgotten class has
-    one training sample for its mean. Averaged over ``draws`` examples. Features that still know the
-    class hold it together, so one example is enough; a probe that is fitted on all samples finds the
-    class in the features of Retrain as well.
+    one training sample for its mean. Averaged over ``draws`` examples, and over the classes if
+    several are forgotten. Features that still know the class hold it together, so one example is
+    enough; a probe that is fitted on all samples finds the class in the features of Retrain as well.
 
     Raises:
         UsageError: if no class is forgotten whole.
     """
-    if request.whole is None:
+    if not request.whole:
         raise UsageError("A one-shot probe needs a class that is forgotten whole.")
-    train, test = request.splits.train, request.splits.test
-    forgotten = train.classes.index(request.whole)
-    known, asked = (
-        model.features(train.x).numpy(),
-        model.features(test.x[test.y == forgotten]).numpy(),
-    )
-    middle, spread = known.mean(0), known.std(0) + 1e-6
-    known, asked = (known - middle) / spread, (asked - middle) / spread
-    labels = train.y.cpu().numpy()
-    means = np.stack([known[labels == label].mean(0) for label in range(len(train.classes))])
-    own, right = known[labels == forgotten], []
-    for row in np.random.default_rng(seed).integers(len(own), size=draws):
-        means[forgotten] = own[row]
-        distance = ((asked[:, None] - means) ** 2).sum(2)
-        right.append((distance.argmin(1) == forgotten).mean())
+    splits = request.splits
+    labels, y_test = splits.train.y.cpu().numpy(), splits.test.y.cpu().numpy()
+    middle, spread = known.train.mean(0), known.train.std(0) + 1e-6
+    train, test = (known.train - middle) / spread, (known.test - middle) / spread
+    there = np.unique(labels)
+    everyone = np.stack([train[labels == label].mean(0) for label in there])
+    right = []
+    for name in request.whole:
+        forgotten = splits.classes.index(name)
+        own, asked = train[labels == forgotten], test[y_test == forgotten]
+        place, means = int(np.searchsorted(there, forgotten)), everyone.copy()
+        for row in np.random.default_rng(seed).integers(len(own), size=draws):
+            means[place] = own[row]
+            distance = ((asked[:, None] - means) ** 2).sum(2)
+            right.append((distance.argmin(1) == place).mean())
     return float(np.mean(right))
 
 
@@ -183,6 +197,30 @@ def relearn_curve(
         net, _ = trainer.fit(request.splits, model=net, rows=request.rows)
         curve.append(right(net))
     return curve
+
+
+def compare_relearning(rows: Sequence[dict[str, Any]]) -> None:
+    """Add ``relearn_time`` and ``ain`` to the rows of one forget set that have a curve, in place.
+
+    Relearn time is the number of epochs, in a straight line between them, until accuracy on the
+    forget set is back within 5 % of the original's (``metrics.forgetting.ain``). A model that is not
+    back within the epochs of its curve has neither.
+
+    Args:
+        rows: with ``method`` and ``relearn``, a curve; those of the original and of Retrain among
+            them, or nothing is added.
+    """
+    curves = {row["method"]: row["relearn"] for row in rows}
+    if not {"original", "retrain"} <= curves.keys():
+        return
+    level = 0.95 * curves["original"][0]
+    times = {m: forgetting.steps_to(level, range(len(c)), c) for m, c in curves.items()}
+    for row in rows:
+        time, gold = times[row["method"]], times["retrain"]
+        if time is not None:
+            row["relearn_time"] = time
+        if time is not None and gold is not None:
+            row["ain"] = forgetting.ain(time, gold)
 
 
 def confidences(out: Outputs, request: ForgetRequest, bins: int = 20) -> dict[str, list[float]]:

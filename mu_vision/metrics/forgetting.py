@@ -309,6 +309,17 @@ def ain(relearn_time: float, relearn_time_of_retrain: float, offset: float = 0.0
     return (relearn_time + offset) / (relearn_time_of_retrain + offset)
 
 
+def steps_to(level: float, marks: Sequence[int], shares: Sequence[float]) -> float | None:
+    """Steps at which a curve first reaches a level, between marks in a straight line; None: never."""
+    for k, share in enumerate(shares):
+        if share >= level:
+            if k == 0:
+                return float(marks[0])
+            rise = (level - shares[k - 1]) / (share - shares[k - 1])
+            return marks[k - 1] + rise * (marks[k] - marks[k - 1])
+    return None
+
+
 Parameters = Mapping[str, ArrayLike] | Iterable[ArrayLike]
 
 

@@ -202,11 +202,60 @@ def ulira(
     Raises:
         UsageError: as ``lira_log_ratio``, or if a rate is not in [0, 1].
     """
-    # log-ratios and not scores: scores saturate at 0 and 1, and would tie
     positive, negative = (
         lira_log_ratio(np.atleast_2d(to_array(phi)), unlearned_phi, unseen_phi, variance_floor)
         for phi in (unlearned_targets, unseen_targets)
     )
+    return _outcome(positive, negative, fprs)
+
+
+def ulira_left_out(
+    unlearned_phi: ArrayLike,
+    unseen_phi: ArrayLike,
+    fprs: Sequence[float] = (0.01, 0.001),
+    variance_floor: float = VARIANCE_FLOOR,
+) -> ULira:
+    """U-LiRA for few models: each is the target of Gaussians fitted to the others.
+
+    Model k of both sides is left out at once: two sides that do not differ then score 0.5 on
+    average, which leaving out one of a side would not give.
+
+    Args:
+        unlearned_phi: [S_u, n] of models that trained on the examples and unlearned them, S_u >= 3.
+        unseen_phi: [S_o, n] of models that never saw them, S_o >= 3.
+        fprs: the false positive rates to report.
+        variance_floor: least variance of a Gaussian, > 0.
+
+    Returns:
+        As ``ulira``, over min(S_u, S_o) targets of each side.
+
+    Raises:
+        UsageError: as ``lira_log_ratio``, or with fewer than 3 models on a side.
+    """
+    unlearned = _check(unlearned_phi, "values of unlearned models")
+    unseen = _check(unseen_phi, "values of unseen models")
+    count = min(len(unlearned), len(unseen))
+    if count < 3:
+        raise UsageError(
+            f"Models that are left out in turn need at least 3 on each side, not {len(unlearned)}"
+            f" unlearned and {len(unseen)} unseen."
+        )
+    ratios = [
+        lira_log_ratio(
+            np.stack([unlearned[k], unseen[k]]), np.delete(unlearned, k, 0),
+            np.delete(unseen, k, 0), variance_floor,
+        )
+        for k in range(count)
+    ]  # fmt: skip
+    positive, negative = np.stack(ratios, axis=1)
+    return _outcome(positive, negative, fprs)
+
+
+def _outcome(positive: np.ndarray, negative: np.ndarray, fprs: Sequence[float]) -> ULira:
+    """The attack's rates from log-ratios [T, n] of targets that unlearned and that never saw.
+
+    Log-ratios and not scores: scores saturate at 0 and 1, and would tie.
+    """
     found = (0.5 * (1 + np.sign(positive))).mean(axis=0)
     rejected = (0.5 * (1 - np.sign(negative))).mean(axis=0)
     per_example = 0.5 * (found + rejected)

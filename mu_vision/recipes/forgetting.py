@@ -43,6 +43,17 @@ class ForgetGroup(Strict):
         return blank_to_empty(value)
 
 
+class Lira(Strict):
+    """The attack U-LiRA on every method (``shadows.Shadows``).
+
+    Attributes:
+        shadows: originals that are trained for it, and unlearned by every method; as many are
+            retrained for each forget set.
+    """
+
+    shadows: int = Field(8, ge=6)
+
+
 class ForgetRecipe(Recipe):
     """Train classifiers, make them forget, and set every method beside Retrain.
 
@@ -54,6 +65,7 @@ class ForgetRecipe(Recipe):
         seeds: one original, one split and one run of every method for each.
         probe: also ask a linear probe what the features still know.
         relearn: epochs of fine-tuning on the forget set, to see how soon it is back; 0 for none.
+        lira: attack every method by U-LiRA, with so many shadow models; None for not at all.
     """
 
     kind: Literal["forget"]
@@ -63,6 +75,7 @@ class ForgetRecipe(Recipe):
     seeds: tuple[NonNegativeInt, ...] = (0,)
     probe: bool = True
     relearn: int = Field(0, ge=0)
+    lira: Lira | None = None
 
     def trainer(self, seed: int) -> ClassifierTrainer:
         """The trainer of the original with this seed."""
@@ -111,6 +124,28 @@ class ForgetRecipe(Recipe):
         if settings is None:
             return None
         return validated(Pruning, settings, f"recipe {self.name}, groups.{group}.prune")
+
+    def axis(self) -> dict[str, Any] | None:
+        """The one number in which all groups differ: their sparsity, or the share that is forgotten.
+
+        Returns:
+            Its ``name``, and ``places``, the number of each group; None with fewer than three
+            groups, or if they differ in anything else.
+        """
+        specs = self.groups.values()
+        sparsity = [p.sparsity if (p := self.pruning(g)) else 0.0 for g in self.groups]
+        ways = [{**spec.prune, "sparsity": None} for spec in specs if spec.prune is not None]
+        shares = [spec.forget.get("share") for spec in specs]
+        sets = [{**spec.forget, "share": None} for spec in specs]
+        rest = [(spec.then, spec.methods) for spec in specs]
+        for name, numbers, others in (
+            ("sparsity", sparsity, (ways, [spec.forget for spec in specs], rest)),
+            ("share forgotten", shares, (sets, [spec.prune for spec in specs], rest)),
+        ):
+            apart = None not in numbers and len(set(numbers)) == len(numbers) >= 3
+            if apart and all(some.count(some[0]) == len(some) for some in others if some):
+                return {"name": name, "places": dict(zip(self.groups, numbers, strict=True))}
+        return None
 
     def backdoor(self) -> Poison | None:
         """The backdoor that the training set is given; None for none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 from ..recipes.forgetting import YARDSTICK
 from . import views
 from .build import write_page
-from .plots import Axis, Plot, Point, tradeoff
+from .plots import Axis, Curve, LinePlot, Plot, Point, curves, tradeoff
 
 COLUMNS = {
     "ua": "UA", "ra": "RA", "ta": "TA", "mia": "MIA", "asr": "Backdoor", "gap": "Avg. gap", "js": "JS to Retrain",
     "mia_entropy": "MIA, entropy", "probe": "Probe", "one_shot": "One-shot probe", "sparsity": "Sparsity",
-    "weight_distance": "Weights moved apart",
+    "weight_distance": "Weights moved apart", "lira": "U-LiRA", "relearn_time": "Relearn epochs", "ain": "AIN",
 }  # fmt: skip
+PLAIN = ("weight_distance", "relearn_time", "ain")  # no shares
 COMPARED = ("ua", "ra", "ta", "mia")
 ALIKE = Axis("forgotten as Retrain: 100 less the distance of UA and MIA, %", "forgotten as Retrain")
 USEFUL = Axis("kept: mean of RA and TA, %", "kept")
@@ -50,7 +52,7 @@ class Bar:
     share: float
     low: float
     high: float
-    gold: float
+    gold: float = 0.0
 
 
 def write_lab(data: LabData, path: Path | str) -> Path:
@@ -74,6 +76,7 @@ def lab_context(data: LabData) -> dict[str, Any]:
                 "bars": {key: _bars(lines, gold, key) for key in ("ua", "mia")},
                 "plot": _plot(lines, gold),
                 "failed": [row for row in rows if "failed" in row],
+                "unattacked": [row for row in rows if "lira_failed" in row],
                 "confidences": _histograms(scores["closer"][group]),
                 "confusions": _confusions(lines, scores["closer"][group], scores["classes"]),
                 "relearned": _relearned(rows),
@@ -88,7 +91,7 @@ def lab_context(data: LabData) -> dict[str, Any]:
         "seeds": len(scores["seeds"]),
         "methods": len({line["method"] for line in scores["table"]} - {views.ORIGINAL, YARDSTICK}),
         "stay": STAY,
-        "across": _across(scores["table"]),
+        "across": _across(scores["table"], scores.get("axis")),
     }
 
 
@@ -101,10 +104,8 @@ def _row(line: Mapping[str, Any], gold: Mapping[str, Any]) -> dict[str, Any]:
             continue
         gap = abs(value - gold[key]) if key in COMPARED else None
         cells[key] = {
-            "text": f"{100 * value:.1f}" if key != "weight_distance" else f"{value:.2f}",
-            "half": ""
-            if half is None
-            else f"± {half if key == 'weight_distance' else 100 * half:.1f}",
+            "text": f"{value:.2f}" if key in PLAIN else f"{100 * value:.1f}",
+            "half": "" if half is None else f"± {half if key in PLAIN else 100 * half:.1f}",
             "gap": "" if gap is None or line is gold else f"{100 * gap:.1f}",
             # 10 points away from Retrain, or more, have the full colour
             "step": None if gap is None or line is gold else min(10, round(100 * gap)),
@@ -183,8 +184,15 @@ def _confusions(
     return found
 
 
-def _across(table: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """UA and average gap of every method in every group; None with one group."""
+def _across(
+    table: Sequence[Mapping[str, Any]], axis: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """UA and average gap of every method in every group, as a table and drawn; None with one group.
+
+    Args:
+        table: lines of the summary.
+        axis: the number in which the groups differ, if it is one (``ForgetRecipe.axis``).
+    """
     groups = list(dict.fromkeys(line["group"] for line in table))
     if len(groups) < 2:
         return None
@@ -206,7 +214,78 @@ def _across(table: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
                 }
             )
         rows.append({"title": views.title_of(method), "gold": method == YARDSTICK, "cells": cells})
-    return {"groups": groups, "rows": rows}
+    across: dict[str, Any] = {"groups": groups, "rows": rows}
+    if axis:
+        return {**across, "lines": {"name": axis["name"], "plots": _against(table, axis)}}
+    return {**across, "lines": None, "bars": _side_by_side(found, groups)}
+
+
+def _against(
+    table: Sequence[Mapping[str, Any]], axis: Mapping[str, Any]
+) -> list[tuple[str, LinePlot]]:
+    """Gaps to Retrain over the axis, a line a method with its intervals as a band."""
+    places = axis["places"]
+    methods = [m for m in dict.fromkeys(line["method"] for line in table) if m != YARDSTICK]
+    ordered = sorted(table, key=lambda line: places[line["group"]])
+
+    def said(share: float, place: float) -> str:
+        return f"{100 * share:.1f} points at {place:g} % {axis['name']}"
+
+    def curve(number: int, method: str, key: str) -> Curve | None:
+        known = [x for x in ordered if x["method"] == method and x.get(key) is not None]
+        halves = [line[f"{key}_half"] for line in known]
+        # the original is grey; after six colours they come again, dashed
+        colour = 0 if method == views.ORIGINAL else (number - 1) % 6 + 1
+        if not known:
+            return None
+        return Curve(
+            views.title_of(method),
+            [round(100 * places[line["group"]], 2) for line in known],
+            [line[key] for line in known], colour, number > 6,
+            None if None in halves else halves,
+        )  # fmt: skip
+
+    plots = []
+    for key, heading in (("gap", "Average gap"), ("mia_gap", "Gap of MIA")):
+        lines = [found for n, m in enumerate(methods) if (found := curve(n, m, key))]
+        if lines:
+            highest = max(value for line in lines for value in line.shares)
+            top = 0.04 * max(1, math.ceil(1.1 * highest / 0.04))  # four whole numbers on the axis
+            plots.append((heading, curves(lines, 440, 300, top, said)))
+    return plots
+
+
+def _side_by_side(
+    found: Mapping[tuple[str, str], Mapping[str, Any]], groups: Sequence[str]
+) -> list[tuple[str, list[dict[str, Any]], str]]:
+    """Average gap, and UA, of every method in every group, as bars: heading, rows, end of the axis."""
+    drawn = []
+    for key, heading in (("gap", "Average gap, points"), ("ua", "UA, %")):
+        methods = list(dict.fromkeys(method for _, method in found))
+        if key == "gap":
+            methods.remove(YARDSTICK)
+        values = [line[key] for line in found.values() if line.get(key) is not None]
+        top = max(1, math.ceil(max(values, default=0) * 20)) / 20
+        rows = []
+        for method in methods:
+            bars: list[Bar | None] = []
+            for group in groups:
+                line = found.get((group, method), {})
+                if line.get(key) is None:
+                    bars.append(None)
+                    continue
+                half = line.get(f"{key}_half") or 0.0
+                low, high = (_share(line[key] + sign * half, top) for sign in (-1, 1))
+                text = f"{100 * line[key]:.1f}"
+                bars.append(Bar(group.replace("_", " "), text, _share(line[key], top), low, high))
+            rows.append({"title": views.title_of(method), "bars": bars})
+        drawn.append((heading, rows, f"{100 * top:.0f}"))
+    return drawn
+
+
+def _share(value: float, top: float) -> float:
+    """Percent of an axis that ends at ``top``."""
+    return 100 * min(1.0, max(0.0, value / top))
 
 
 def _best(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

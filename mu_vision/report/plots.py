@@ -6,8 +6,8 @@ Drawing with the page's own colours keeps a plot readable in light and dark, and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -144,25 +144,39 @@ def tradeoff(points: Sequence[Point], x_axis: Axis = FORGOTTEN, y_axis: Axis = K
 
 @dataclass(frozen=True)
 class Curve:
-    """Shares in [0, 1] over steps; ``dashed`` and hollow for the second of a pair."""
+    """Shares in [0, 1] over steps; ``dashed`` and hollow for the second of a pair.
+
+    Attributes:
+        halves: half of the interval of each share; None for none.
+    """
 
     label: str
     steps: Sequence[float]
     shares: Sequence[float]
     colour: int
     dashed: bool = False
+    halves: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
 class DrawnCurve:
-    """A curve in the plot's own units: (x, y, what it says) of each of its points."""
+    """A curve in the plot's own units: (x, y, what it says) of each of its points.
+
+    Attributes:
+        edge: the points around the band of its intervals; none without intervals.
+    """
 
     curve: Curve
     points: list[tuple[float, float, str]]
+    edge: list[tuple[float, float]] = field(default_factory=list)
 
     @property
     def path(self) -> str:
         return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y, _ in self.points)
+
+    @property
+    def band(self) -> str:
+        return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in self.edge) + "Z" if self.edge else ""
 
 
 @dataclass(frozen=True)
@@ -178,34 +192,49 @@ class LinePlot:
     lines: list[DrawnCurve]
 
 
-def curves(lines: Sequence[Curve], width: int = 420, height: int = 270) -> LinePlot:
-    """Place curves over a common axis of steps; y runs from 0 to 100 %.
+def curves(
+    lines: Sequence[Curve],
+    width: int = 420,
+    height: int = 270,
+    most: float = 1.0,
+    said: Callable[[float, float], str] = lambda share, step: (
+        f"{100 * share:.0f} % after {step:,} steps"
+    ),
+) -> LinePlot:
+    """Place curves over a common axis of steps; y runs from 0 to ``most``.
 
     Ticks stand at the curves' own steps, leaving out those that would touch the one before.
+
+    Args:
+        lines: at least one, with at least one step.
+        width: of the whole plot, in pixels of its view box.
+        height: the same.
+        most: the share at the top; bands are cut off there.
+        said: what a point says, of its share and its step.
     """
     left, top, x_end, y_end = 52, 14, width - 16, height - 48
     steps = sorted({step for line in lines for step in line.steps})
-    most = max(steps[-1], 1)
+    last = max(steps[-1], 1)
 
     def place(step: float, share: float) -> tuple[float, float]:
-        return left + step / most * (x_end - left), y_end - _clip(share) * (y_end - top)
+        return left + step / last * (x_end - left), y_end - _clip(share / most) * (y_end - top)
 
-    drawn = [
-        DrawnCurve(
-            line,
-            [
-                (*place(step, share), f"{line.label}: {100 * share:.0f} % after {step:,} steps")
-                for step, share in zip(line.steps, line.shares, strict=True)
-            ],
-        )
-        for line in lines
-    ]
+    def draw(line: Curve) -> DrawnCurve:
+        rows = list(zip(line.steps, line.shares, strict=True))
+        points = [(*place(n, share), f"{line.label}: {said(share, n)}") for n, share in rows]
+        if line.halves is None:
+            return DrawnCurve(line, points)
+        spread = [(n, share, half) for (n, share), half in zip(rows, line.halves, strict=True)]
+        edge = [place(n, share + half) for n, share, half in spread]
+        return DrawnCurve(line, points, edge + [place(n, s - h) for n, s, h in reversed(spread)])
+
+    drawn = [draw(line) for line in lines]
     ticks: list[tuple[float, str]] = []
     for step in reversed(steps):
         x, text = place(step, 0)[0], f"{step:,}"
         if not ticks or ticks[-1][0] - x > LETTER * len(text) + 10:
             ticks.append((x, text))
-    levels = [(place(0, share)[1], f"{100 * share:.0f}") for share in (0, 0.25, 0.5, 0.75, 1)]
+    levels = [(place(0, k * most / 4)[1], f"{25 * k * most:.0f}") for k in range(5)]
     return LinePlot(width, height, left, top, x_end, y_end, ticks[::-1], levels, drawn)
 
 

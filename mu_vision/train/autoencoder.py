@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from diffusers import AutoencoderKL
-from diffusers.models.attention_processor import Attention
-from diffusers.models.resnet import ResnetBlock2D
 
 from ..data import minicanvas
 from ..loop import LoopConfig, Objective
 from ..registry import register
 from .base import Trainer, pixels_to_tensor
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 
 @register("trainer", "autoencoder")
@@ -55,6 +55,8 @@ class AutoencoderObjective(Objective):
         self.settings = settings
 
     def prepare(self, device: torch.device) -> None:
+        from diffusers import AutoencoderKL
+
         self.pixels = torch.from_numpy(minicanvas.load(minicanvas.SPLITS["generator"]).pixels)
         levels = len(self.settings.channels)
         with torch.random.fork_rng():
@@ -105,6 +107,9 @@ def start_quietly(vae: AutoencoderKL) -> None:
     The network then begins as a short chain of plain convolutions (as in Zhang et al. 2019, arXiv
     1901.09321) whose latents carry the picture from the first step, not noise of variance one.
     """
+    from diffusers.models.attention_processor import Attention
+    from diffusers.models.resnet import ResnetBlock2D
+
     for part in vae.modules():
         if isinstance(part, ResnetBlock2D):
             torch.nn.init.zeros_(part.conv2.weight)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from ..jobs import claim, what_matters
 from ..loop import LoopConfig, LoopResult, Objective, train
 
 
@@ -38,19 +39,38 @@ class Trainer(BaseModel):
         Args:
             folder: the model folder, e.g. that of a diffusers pipeline.
             checkpoints: where an interrupted run goes on from; beside ``folder`` by default.
+
+        Raises:
+            UsageError: if the checkpoints there are of a training with other settings.
         """
         folder = Path(folder)
-        checkpoints = Path(checkpoints or folder.parent / "checkpoints")
+        checkpoints = Path(checkpoints or folder.parent / "checkpoints") / self.output
+        self.claim(checkpoints)
         objective = self.objective()
         objective.folder = folder
         result = train(
             objective,
             self.loop_config(),
-            checkpoints / self.output,
+            checkpoints,
             f"training the {self.output}",
             on_checkpoint=lambda step: objective.save(folder / self.output),
         )
         return result
+
+    def claim(self, checkpoints: Path, **inputs: Any) -> None:
+        """Note this job beside its checkpoints.
+
+        Its length is left to the loop, which knows whether a finished training can be prolonged.
+
+        Args:
+            checkpoints: the folder.
+            inputs: plain JSON of what the end depends on beside the settings.
+
+        Raises:
+            UsageError: if they are of another job.
+        """
+        settings = what_matters(self, ("steps", "epochs"))
+        claim(checkpoints, {"trainer": type(self).__name__, "settings": settings, **inputs})
 
 
 class NetworkObjective(Objective):

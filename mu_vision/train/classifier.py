@@ -9,7 +9,9 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from pydantic import Field
 
+from ..data.cards import load_card
 from ..data.labelled import Splits, load_splits
+from ..errors import UsageError
 from ..loop import LoopConfig, LoopResult, train
 from ..models.classifier import Classifier
 from ..passes import Pass, PassObjective
@@ -25,7 +27,9 @@ class ClassifierTrainer(Trainer):
         data: name of the data set.
         root: its folder, if it is read from one.
         architecture: ``small_cnn``, ``resnet18_cifar``, ``torchvision/NAME`` or a name of timm.
-        normalize: mean and std by channel, a layer of the network; None for none.
+        normalize: mean and std by channel, a layer of the network; ``card`` for those of the data
+            set's card, None for none.
+        validation: share of the training set that is held out, as papers on CIFAR hold out 0.1.
     """
 
     output: ClassVar[str] = "classifier"
@@ -33,7 +37,8 @@ class ClassifierTrainer(Trainer):
     data: str = "digits"
     root: str | None = None
     architecture: str = "small_cnn"
-    normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    normalize: Literal["card"] | tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    validation: float = Field(0.0, ge=0, lt=1)
     epochs: int = Field(30, ge=1)
     lr: float = Field(0.05, gt=0)
     schedule: Literal["constant", "cosine", "step"] = "cosine"
@@ -44,15 +49,33 @@ class ClassifierTrainer(Trainer):
     def run(self, folder: Path | str, checkpoints: Path | str | None = None) -> LoopResult:
         folder = Path(folder)
         checkpoints = Path(checkpoints or folder.parent / "checkpoints") / self.output
-        model, result = self.fit(load_splits(self.data, self.root), checkpoints)
+        model, result = self.fit(self.splits(), checkpoints)
         model.save(folder / self.output, {"data": self.data, "trainer": self.model_dump()})
         return result
 
+    def splits(self) -> Splits:
+        """The data set, with its validation set if one is held out.
+
+        Raises:
+            UsageError: if its files are missing.
+        """
+        return load_splits(self.data, self.root).hold_out(self.validation)
+
     def untrained(self, splits: Splits) -> Classifier:
-        channels = splits.train.x.shape[1]
-        return Classifier.build(
-            self.architecture, splits.classes, channels, self.seed, self.normalize
-        )
+        """The network before its first step.
+
+        Raises:
+            UsageError: if the card is asked for a normalisation that it does not have.
+        """
+        channels, normalize = splits.train.x.shape[1], self.normalize
+        if normalize == "card":
+            normalize = load_card(self.data).normalize
+            if normalize is None:
+                raise UsageError(
+                    f"The card of {self.data} has no normalisation; give normalize=[[MEAN], [STD]], or"
+                    " leave it out."
+                )
+        return Classifier.build(self.architecture, splits.classes, channels, self.seed, normalize)
 
     def loop_config(self, steps: int = 0, checkpoint_every: int = 0) -> LoopConfig:
         return LoopConfig(
@@ -75,8 +98,17 @@ class ClassifierTrainer(Trainer):
             checkpoints: where a stopped run goes on from; None for none.
             model: where to start; an untrained network by default. It is not changed.
             rows: positions in the training set to train on; all by default.
+
+        Raises:
+            UsageError: if the checkpoints are of a training with other settings, data or start.
         """
-        objective = Training(self, model or self.untrained(splits), splits, rows)
+        start = model or self.untrained(splits)
+        if checkpoints:
+            self.claim(
+                Path(checkpoints), start=start.fingerprint(), data=splits.train.fingerprint,
+                rows=None if rows is None else [int(row) for row in rows],
+            )  # fmt: skip
+        objective = Training(self, start, splits, rows)
         config = self.loop_config(objective.length(), self.checkpoint_every if checkpoints else 0)
         result = train(objective, config, checkpoints, "training the classifier")
         return objective.student.freeze(), result

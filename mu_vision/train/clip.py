@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 from typing import ClassVar
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
@@ -79,6 +78,8 @@ class ClipObjective(NetworkObjective):
         self.settings = settings
 
     def prepare(self, device: torch.device) -> None:
+        import open_clip
+
         settings, card = self.settings, load_card("minicanvas")
         pictures = minicanvas.load(minicanvas.SPLITS["clip"])
         self.pixels = torch.from_numpy(pictures.pixels)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from tokenizers import pre_tokenizers, trainers
-from transformers import CLIPTokenizer
 
 from ..data.cards import DatasetCard
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -27,6 +29,9 @@ def train_tokenizer(texts: list[str], folder: Path, size: int, length: int) -> C
         size: number of entries of the vocabulary, at least 514 + merges.
         length: ``model_max_length`` in tokens, start and end included.
     """
+    from tokenizers import pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
     learner = CLIPTokenizer()._tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     letters = [*alphabet, *(byte + "</w>" for byte in alphabet)]

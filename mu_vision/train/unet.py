@@ -20,12 +20,10 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..data import minicanvas
 from ..data.cards import load_card
@@ -36,6 +34,10 @@ from ..progress import track
 from ..registry import register
 from .base import Trainer, pixels_to_tensor
 from .text import CaptionSampler, all_captions, tokenize, train_tokenizer
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel
 
 
 @register("trainer", "unet")
@@ -71,6 +73,8 @@ class UNetTrainer(Trainer):
         )  # fmt: skip
 
     def build_unet(self, latent_channels: int, latent_size: int) -> UNet2DConditionModel:
+        from diffusers import UNet2DConditionModel
+
         levels = len(self.channels)
         return UNet2DConditionModel(
             sample_size=latent_size,
@@ -88,6 +92,8 @@ class UNetTrainer(Trainer):
         )
 
     def build_text_encoder(self, vocabulary: int, end: int) -> CLIPTextModel:
+        from transformers import CLIPTextConfig, CLIPTextModel
+
         return CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=vocabulary,
@@ -109,6 +115,9 @@ class UNetObjective(Objective):
         self.settings = settings
 
     def prepare(self, device: torch.device) -> None:
+        from diffusers import AutoencoderKL, DDIMScheduler
+        from transformers import CLIPTokenizer
+
         settings, card = self.settings, load_card("minicanvas")
         self.device = device
         text_from = Path(locate(settings.text_from)) if settings.text_from else None
@@ -198,6 +207,8 @@ class UNetObjective(Objective):
     @torch.no_grad()
     def save(self, folder: Path) -> None:
         """Write the whole pipeline into the folder above ``unet``, averaged weights, float16."""
+        from diffusers import StableDiffusionPipeline
+
         unet, text_encoder = copy.deepcopy(self.unet), copy.deepcopy(self.text_encoder)
         for part, module in (("unet", unet), ("text_encoder", text_encoder)):
             for name, parameter in module.named_parameters():

@@ -6,7 +6,6 @@ what is saved beside the model. ``unlearn`` never changes the model that it is g
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +13,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from accelerate import PartialState
 from pydantic import BaseModel, ConfigDict, Field
 
-from .. import files
 from ..errors import RunError, UsageError
+from ..jobs import claim, what_matters
 from ..loop import LoopConfig, Objective, peak_memory_gb, train
 from ..registry import Paper
 from ..request import ConceptRequest
@@ -58,6 +56,7 @@ class Unlearner(BaseModel):
         idle: settings, on top of ``trial``, under which no weight can move; None if there are none.
         stochastic: False if the seed changes nothing.
         one_encoder: True if it refuses a model with two text encoders (SDXL) by its defaults.
+        class_wise: True if it forgets whole classes of a classifier alone.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
@@ -69,6 +68,7 @@ class Unlearner(BaseModel):
     idle: ClassVar[dict[str, Any] | None] = None
     stochastic: ClassVar[bool] = True
     one_encoder: ClassVar[bool] = False
+    class_wise: ClassVar[bool] = False
 
     seed: int = Field(0, ge=0, description="seed of all randomness of the method")
 
@@ -192,33 +192,18 @@ class GradientUnlearner(Unlearner):
         return self._trained(objective, self.loop_config(), model, requests, folder)
 
     def _trained(self, objective: Erasure, config: LoopConfig, model: Any, requests, folder):
-        if folder and PartialState().is_main_process:
-            self._claim(folder, model, requests)
+        if folder:
+            asked = [request.model_dump(mode="json") for request in requests]
+            claim(folder, {
+                "method": self.name, "settings": what_matters(self), "requests": asked,
+                "base": model.fingerprint(),
+            })  # fmt: skip
         result = train(objective, config, folder, f"unlearning with {self.name}")
         report = {"steps": result.steps}
         return Unlearned(
             objective.student, result.seconds, result.peak_memory_gb, objective.names, report,
             result.history,
         )  # fmt: skip
-
-    def _claim(self, folder: Path, model: Any, requests: Sequence[ConceptRequest]) -> None:
-        """Note the whole job beside its checkpoints; another job may not go on from them."""
-        kept = ("checkpoint_every", "log_every", "tracker")
-        job = {
-            "method": self.name,
-            "settings": {k: v for k, v in self.model_dump(mode="json").items() if k not in kept},
-            "requests": [request.model_dump(mode="json") for request in requests],
-            "base": model.fingerprint(),
-        }
-        path = folder / "job.json"
-        if (folder / "checkpoint.pt").exists():
-            before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-            if before != job:
-                raise UsageError(
-                    f"{folder} holds the checkpoint of another job (method, settings, request or"
-                    " model differ); delete the folder to start again, or choose another."
-                )
-        files.write_json(path, job)
 
     def _hint(self) -> str:
         return f"Raise lr (now {self.lr:g}) or steps (now {self.steps}), and check the request."

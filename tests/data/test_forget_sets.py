@@ -9,8 +9,15 @@ import torch
 from labelled import few_digits
 from pydantic import ValidationError
 
-from mu_vision.data.selectors import ForgetRequest, Selector, forget_rows, load_forget_set
+from mu_vision.data.selectors import (
+    ForgetRequest,
+    Selector,
+    forget_rows,
+    in_turn,
+    load_forget_set,
+)
 from mu_vision.errors import UsageError
+from mu_vision.unlearn.classifier.base import together
 
 FEW = few_digits()
 N = len(FEW.train)
@@ -48,10 +55,10 @@ def test_the_whole_class_does_not_depend_on_the_seed():
 
 
 def test_a_class_that_is_forgotten_whole_leaves_the_test_set():
-    for share, whole in ((None, "3"), (1, "3"), (0.5, None)):
+    for share, whole in ((None, ("3",)), (1, ("3",)), (0.5, ())):
         asked = Selector(kind="class", of="3", share=share).select(FEW)
         assert asked.whole == whole
-        assert (3 in asked.test.y) == (whole is None)
+        assert (3 in asked.test.y) == (not whole)
     asked = Selector(kind="class", of="3").select(FEW)
     assert len(asked.test) == int((FEW.test.y != 3).sum()) < len(FEW.test)
     assert asked.test.classes == FEW.classes
@@ -114,7 +121,23 @@ def test_a_later_request_neither_keeps_nor_forgets_what_is_gone():
     third = then.then(forget_rows(FEW, range(15, 30)))
     assert third.rows == tuple(range(20, 30)) and third.gone == tuple(range(20))
     whole = first.then(Selector(kind="class", of="3").select(FEW))
-    assert whole.whole == "3" and 3 not in whole.retain.y
+    assert whole.whole == ("3",) and 3 not in whole.retain.y
+
+
+def test_several_classes_that_are_forgotten_whole_all_leave_the_test_set():
+    threes, fives, half = (
+        Selector(kind="class", of=of, share=share).select(FEW)
+        for of, share in (("3", None), ("5", None), ("7", 0.5))
+    )
+    for asked in (together([threes, fives, half]), in_turn(threes, fives, half)):
+        assert asked.whole == ("3", "5")
+        assert set(asked.test.y.tolist()) == set(range(10)) - {3, 5}
+    parts = in_turn(threes, half, fives).parts
+    assert [part.whole for part in parts] == [("3",), ("3",), ("3", "5")]
+    # two halves of one class are all of it, and the samples of a class are the class
+    rest = forget_rows(FEW, set((FEW.train.y == 7).nonzero().flatten().tolist()) - set(half.rows))
+    assert half.whole == rest.whole == () and together([half, rest]).whole == ("7",)
+    assert forget_rows(FEW, threes.rows).whole == ("3",)
 
 
 def test_a_later_request_for_nothing_new_or_on_other_samples_is_refused():
@@ -180,6 +203,21 @@ def test_a_broken_forget_set_is_told(change, kind, tmp_path):
     path.write_text(json.dumps(facts))
     with pytest.raises(UsageError, match=rf"forget\.json is no forget set \({kind}: "):
         load_forget_set(path, FEW)
+
+
+def test_a_file_whose_forgotten_samples_were_taken_before_is_refused(tmp_path):
+    path = forget_rows(FEW, [1, 2]).then(forget_rows(FEW, [3, 4])).save(tmp_path / "forget.json")
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "indices": [2, 3]}))
+    with pytest.raises(UsageError, match=r"Sample 2 was forgotten before; leave it out"):
+        load_forget_set(path, FEW)
+
+
+def test_what_is_forgotten_is_never_kept():
+    """The retain set is what the forget set leaves, so no two lists of positions can overlap."""
+    for asked in (forget_rows(FEW, [1, 5]), forget_rows(FEW, [1]).then(forget_rows(FEW, [1, 7]))):
+        assert not {*asked.rows, *asked.gone} & set(asked.kept_rows)
+        assert len(asked.rows) + len(asked.gone) + len(asked.kept_rows) == N
 
 
 def test_what_is_no_forget_set_at_all_is_told(tmp_path):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from mu_vision.data import minicanvas
+from mu_vision.data.cards import load_card
 from mu_vision.data.labelled import (
+    DATASETS,
+    DIGITS_TEST,
     Labelled,
     Splits,
     augmented,
@@ -158,16 +164,86 @@ def test_unknown_data_sets_are_refused_with_the_nearest():
         load_splits("cifar-10")
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100"), ("svhn", "SVHN")]
-)
-def test_data_sets_of_torchvision_need_their_files(name, kind, tmp_path):
-    with pytest.raises(UsageError, match=rf"{kind} is read from a local folder: give its root, .*"):
-        load_splits(name)
-    with pytest.raises(UsageError, match=rf"No {kind} in .*: put the files of .*{kind} there") as e:
-        load_splits(name, tmp_path / "nothing")
-    sides = ["split='train'", "split='test'"] if name == "svhn" else [f"{kind}("]
-    assert all(side in str(e.value) for side in sides) and "download=True" in str(e.value)
+FETCHED = [name for name in DATASETS if name not in ("digits", "minicanvas_objects")]
+
+
+@pytest.mark.parametrize("name", FETCHED)
+def test_a_data_set_that_is_not_there_is_one_sentence_with_what_its_card_says(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    card = load_card(name)
+    for root, shown in ((None, Path("data") / name), (tmp_path / "nothing", tmp_path / "nothing")):
+        with pytest.raises(UsageError) as caught:
+            load_splits(name, root)
+        said = str(caught.value)
+        assert said.startswith(f"{card.title} cannot be read from {shown}")
+        assert said.endswith(card.fetch) and f"data/{name}" in card.fetch
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"minicanvas_objects"}))
+def test_every_data_set_has_a_card_that_is_true(name):
+    card = load_card(name)
+    assert card.kind == "labelled"
+    if name == "digits":
+        found = digits()
+        assert found.classes == tuple(card.objects)
+        assert (len(found.train), len(found.test)) == (len(card.split("train")), DIGITS_TEST)
+        assert card.count == len(found.train) + len(found.test)
+        assert found.train.x.shape[2:] == card.size
+    else:
+        mean, std = card.normalize
+        assert len(mean) == len(std) == 3 and all(0 < value < 1 for value in (*mean, *std))
+    if card.splits:
+        assert sum(len(card.split(part)) for part in ("train", "test")) == card.count
+
+
+def write_cifar(root, fine):
+    """The files of torchvision's CIFAR, two pictures a file, without its checksums."""
+    made = torchvision.datasets.CIFAR100 if fine else torchvision.datasets.CIFAR10
+    place = root / made.base_folder
+    place.mkdir(parents=True)
+    names = ["apple", "bee"] if fine else ["airplane", "bird"]
+    for n, (file, _) in enumerate([*made.train_list, *made.test_list]):
+        x = np.full((2, 3072), 0, np.uint8)
+        x[1, :1024] = 10 * (n + 1)  # red alone
+        key = "fine_labels" if fine else "labels"
+        (place / file).write_bytes(pickle.dumps({"data": x, key: [0, 1]}))
+    key = made.meta["key"]
+    (place / made.meta["filename"]).write_bytes(pickle.dumps({key: names}))
+    return names
+
+
+@pytest.mark.parametrize(("name", "files"), [("cifar10", 5), ("cifar100", 1)])
+def test_cifar_is_read_as_torchvision_has_it(name, files, tmp_path, monkeypatch):
+    names = write_cifar(tmp_path, name == "cifar100")
+    for kind in (torchvision.datasets.CIFAR10, torchvision.datasets.CIFAR100):
+        monkeypatch.setattr(kind, "_check_integrity", lambda self: True)
+        meta = {**kind.meta, "md5": None}
+        monkeypatch.setattr(kind, "meta", meta)
+    found = load_splits(name, tmp_path)
+    assert found.classes == tuple(names) and found.augment and found.name == name
+    assert (
+        found.train.x.shape == (2 * files, 3, 32, 32) and found.train.y.tolist() == [0, 1] * files
+    )
+    assert float(found.train.x[1, 0].mean()) == pytest.approx(10 / 255)
+    assert not found.train.x[1, 1:].any()
+    assert float(found.test.x[1].max()) == pytest.approx(10 * (files + 1) / 255)
+
+
+def test_svhn_is_read_as_torchvision_has_it(tmp_path, monkeypatch):
+    from scipy.io import savemat
+
+    x = np.zeros((32, 32, 3, 2), np.uint8)
+    x[..., 2, 1] = 51  # blue
+    for part in ("train", "test"):
+        savemat(tmp_path / f"{part}_32x32.mat", {"X": x, "y": np.array([[10], [3]])})
+    monkeypatch.setattr(torchvision.datasets.SVHN, "_check_integrity", lambda self: True)
+    found = load_splits("svhn", tmp_path)
+    assert found.train.y.tolist() == [0, 3] and not found.augment
+    assert found.train.x.shape == (2, 3, 32, 32)
+    assert found.test.x[1, 2].eq(0.2).all() and not found.test.x[1, :2].any()
 
 
 def draw(folder, colour, size=(12, 9)):
@@ -190,12 +266,12 @@ def test_an_image_folder_is_read_by_class(held_out, tmp_path):
 
 
 def test_an_image_folder_that_is_not_one_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"needs ROOT/train/CLASS/ and ROOT/val/CLASS/"):
-        load_splits("image_folder")
-    with pytest.raises(UsageError, match=r"An image folder needs .*/train/CLASS/"):
+    with pytest.raises(
+        UsageError, match=r"An image folder cannot be .*, which has no val/ or test/"
+    ):
         load_splits("image_folder", tmp_path)
     draw(tmp_path / "train" / "blue", (0, 0, 255))
-    with pytest.raises(UsageError, match=r"has train/ but neither val/ nor test/"):
+    with pytest.raises(UsageError, match=r", which has no val/ or test/\. Fetch or make pictures"):
         load_splits("image_folder", tmp_path)
     (tmp_path / "val").mkdir()
     with pytest.raises(UsageError, match=r"/val cannot be read \(.*class folder.*\)\."):
@@ -204,5 +280,22 @@ def test_an_image_folder_that_is_not_one_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"/train and .*/val do not hold the same classes\."):
         load_splits("image_folder", tmp_path)
     (tmp_path / "train" / "blue" / "two.png").write_text("no picture")
-    with pytest.raises(UsageError, match=r"/train cannot be read \(cannot identify image file"):
+    with pytest.raises(UsageError, match=r"two\.png cannot be read \(cannot identify image file"):
         load_splits("image_folder", tmp_path)
+    (tmp_path / "train").rename(tmp_path / "training")
+    with pytest.raises(UsageError, match=r"which has no train/\."):
+        load_splits("image_folder", tmp_path)
+
+
+def test_tiny_imagenet_is_read_as_it_is_unpacked(tmp_path):
+    for name, colour in (("n01", (255, 0, 0)), ("n02", (0, 255, 0))):
+        draw(tmp_path / "train" / name / "images", colour, (64, 64))
+    draw(tmp_path / "val" / "images", (0, 255, 0), (64, 64))
+    told = tmp_path / "val" / "val_annotations.txt"
+    told.write_text("one.png\tn02\t0\t0\t62\t62\n")
+    found = load_splits("tiny_imagenet", tmp_path)
+    assert found.classes == ("n01", "n02") and found.train.y.tolist() == [0, 1]
+    assert found.test.y.tolist() == [1] and found.test.x[0, 1].eq(1).all()
+    told.write_text("one.png\tn03\n")
+    with pytest.raises(UsageError, match=r"names the class 'n03', which train/ lacks"):
+        load_splits("tiny_imagenet", tmp_path)

@@ -7,7 +7,14 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from mu_vision.errors import UsageError
-from mu_vision.metrics.lira import auc, lira_log_ratio, lira_scores, tpr_at_fpr, ulira
+from mu_vision.metrics.lira import (
+    auc,
+    lira_log_ratio,
+    lira_scores,
+    tpr_at_fpr,
+    ulira,
+    ulira_left_out,
+)
 
 
 def draw(rows: int, seed: int, shift: float = 0.0, examples: int = 40) -> np.ndarray:
@@ -79,6 +86,27 @@ def test_saturated_scores_still_rank():
     assert found.auc == 1.0 and found.accuracy == 0.5
 
 
+def test_models_that_are_left_out_are_attacked_by_the_others():
+    unlearned, unseen = draw(5, 1, 0.7), draw(5, 2)
+    found = ulira_left_out(unlearned, unseen)
+    one = [
+        ulira(unlearned[k], unseen[k], np.delete(unlearned, k, 0), np.delete(unseen, k, 0))
+        for k in range(5)
+    ]
+    assert found.accuracy == pytest.approx(np.mean([f.accuracy for f in one]))
+    assert (found.positives, found.negatives) == (200, 200)
+    assert ulira_left_out(unlearned, draw(9, 2)).positives == 200
+
+
+def test_leaving_out_is_fair():
+    """Equal sides score 0.5 on average, and sides far apart all but 1, however few the models."""
+    for models in (3, 8):
+        even = [ulira_left_out(draw(models, 2 * s), draw(models, 2 * s + 1)) for s in range(150)]
+        assert np.mean([f.accuracy for f in even]) == pytest.approx(0.5, abs=0.01)
+        assert np.mean([f.auc for f in even]) == pytest.approx(0.5, abs=0.01)
+        assert ulira_left_out(draw(models, 1, 50), draw(models, 2)).accuracy > 0.97
+
+
 @pytest.mark.parametrize("ties", [False, True])
 def test_roc_equals_sklearn(ties):
     random = np.random.default_rng(0)
@@ -106,6 +134,10 @@ ONE = np.zeros((2, 3))
         (lambda: lira_scores(ONE, ONE[:1], ONE), "at least 2 shadow models, not 1 unlearned and 2"),
         (lambda: lira_log_ratio(ONE, ONE, ONE, 0.0), "The variance floor must be > 0, not 0"),
         (lambda: ulira(ONE, [], ONE, ONE), "The target values are empty"),
+        (
+            lambda: ulira_left_out(ONE, np.zeros((3, 3))),
+            "at least 3 on each side, not 2 unlearned and 3 unseen",
+        ),
         (lambda: auc([], [1.0]), "The positive scores are empty"),
         (lambda: auc([1.0], [np.inf]), "The negative scores hold values that are not finite"),
         (lambda: tpr_at_fpr([1.0], [1.0], 5), "a fraction between 0 and 1, not 5"),

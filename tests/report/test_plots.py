@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import itertools
 
-from mu_vision.report.plots import FONT, LETTER, Point, tradeoff
+import pytest
+
+from mu_vision.report.plots import FONT, LETTER, Curve, Point, curves, tradeoff
 from mu_vision.report.views import published_view
 
 PROTOCOL = {"name": "x", "dataset": "minicanvas", "seeds": [1], "steps": 1, "guidance": 1,
@@ -38,3 +40,18 @@ def test_all_points_lie_inside_whatever_they_are():
     points = [Point("p", x / 7, y / 7, "ours") for x in range(8) for y in range(8)]
     for mark in tradeoff(points).marks:
         assert 0 <= mark.x <= 680 and 0 <= mark.y <= 460
+
+
+def test_a_band_goes_around_the_intervals_and_stays_inside():
+    line = Curve("a", [0, 50, 95], [0.1, 0.2, 0.05], 1, halves=[0.02, 0.5, 0.1])
+    plot = curves([line], most=0.4, said=lambda share, n: f"{share} at {n}")
+    (drawn,) = plot.lines
+    span = plot.y_end - plot.top
+    upper, lower = drawn.edge[:3], drawn.edge[3:]
+    assert [x for x, _ in upper] == [x for x, _ in reversed(lower)]
+    assert upper[0][1] == pytest.approx(plot.y_end - 0.12 / 0.4 * span)
+    assert lower[-1][1] == pytest.approx(plot.y_end - 0.08 / 0.4 * span)
+    assert upper[1][1] == plot.top and lower[1][1] == lower[0][1] == plot.y_end
+    assert drawn.band.endswith("Z") and drawn.points[1][2] == "a: 0.2 at 50"
+    assert [text for _, text in plot.y_ticks] == ["0", "10", "20", "30", "40"]
+    assert curves([Curve("a", [0], [0.5], 1)]).lines[0].band == ""

@@ -115,10 +115,58 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(augment, tmp_path
     assert same(fit(**settings), whole)
 
 
-def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lr": 0.01}, {"batch": 32}, {"architecture": "resnet18_cifar"}, {"seed": 1},
+        {"splits": few_digits(129, 40)}, {"rows": range(100)},
+        {"model": Classifier.build("small_cnn", FEW.classes, 1, seed=7)},
+        {"normalize": ((0.3,), (0.4,))},
+    ],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_a_checkpoint_of_another_training_is_refused(change, tmp_path):
+    """A checkpoint of another batch size, network or data may fit by its shapes."""
     fit(checkpoints=tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(UsageError, match=r"holds the checkpoint of another job \(.*settings, data"):
+        fit(checkpoints=tmp_path, **change)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    fit(checkpoints=tmp_path, checkpoint_every=1)  # how often is no matter
+
+
+def test_only_a_constant_rate_lets_a_training_be_prolonged(tmp_path):
+    fit(checkpoints=tmp_path / "a", schedule="constant")
+    longer = fit(checkpoints=tmp_path / "a", schedule="constant", epochs=3)
+    assert same(longer, fit(schedule="constant", epochs=3))
+    fit(checkpoints=tmp_path / "b")
     with pytest.raises(UsageError, match=r"The checkpoint in .* was made with other settings"):
-        fit(checkpoints=tmp_path, lr=0.01)
+        fit(checkpoints=tmp_path / "b", epochs=3)
+
+
+def test_a_checkpoint_that_nobody_claimed_is_refused(tmp_path):
+    fit(checkpoints=tmp_path)
+    for text in ("{", None):
+        if text is None:
+            (tmp_path / "job.json").unlink()
+        else:
+            (tmp_path / "job.json").write_text(text)
+        with pytest.raises(UsageError, match="holds the checkpoint of another job"):
+            fit(checkpoints=tmp_path)
+
+
+def test_validation_pictures_are_held_out_of_every_class_before_training(only_few):
+    whole, held = ClassifierTrainer().splits(), ClassifierTrainer(validation=0.2).splits()
+    assert whole.validation is None and len(held.train) + len(held.validation) == 130
+    counts = torch.bincount(whole.train.y, minlength=10)
+    assert torch.bincount(held.validation.y, minlength=10).tolist() == [
+        round(0.2 * count) for count in counts.tolist()
+    ]
+    sides = [{x.numpy().tobytes() for x in part.x} for part in (held.train, held.validation)]
+    assert not sides[0] & sides[1] and held.test is whole.test
+    assert held.train.fingerprint == ClassifierTrainer(validation=0.2).splits().train.fingerprint
+    with pytest.raises(UsageError, match=r"validation=0\.001 of few_digits is no sample of any"):
+        ClassifierTrainer(validation=0.001).splits()
 
 
 @pytest.fixture
@@ -147,6 +195,13 @@ def test_a_run_goes_on_from_its_checkpoints(tmp_path, only_few):
     first = Classifier.load(tmp_path / "model" / "classifier")
     trainer.run(tmp_path / "again", tmp_path / "kept")
     assert same(first, Classifier.load(tmp_path / "again" / "classifier"))
+
+
+def test_the_card_gives_the_normalisation():
+    model = ClassifierTrainer(data="cifar10", normalize="card").untrained(FEW)
+    assert model.network[0].mean.flatten().tolist() == pytest.approx([0.4914, 0.4822, 0.4465])
+    with pytest.raises(UsageError, match="The card of digits has no normalisation; give normalize"):
+        ClassifierTrainer(normalize="card").untrained(FEW)
 
 
 def test_wrong_settings_are_refused():

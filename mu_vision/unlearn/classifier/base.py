@@ -14,9 +14,10 @@ from pydantic import Field
 
 from ... import seeding
 from ...data.selectors import ForgetRequest, check_training_set
+from ...errors import UsageError
 from ...models.classifier import Classifier
 from ...passes import Losses, Pass, PassObjective
-from ..base import ClosedFormUnlearner, Erasure, GradientUnlearner
+from ..base import ClosedFormUnlearner, Erasure, GradientUnlearner, Unlearner
 
 
 class ClassifierUnlearner(GradientUnlearner):
@@ -40,6 +41,7 @@ class ClassifierUnlearner(GradientUnlearner):
         return ClassifierErasure(self, model, requests)
 
     def _run(self, model, requests, folder):
+        check_request(self, together(requests))
         objective = self.objective(model, requests)
         splits = objective.request.splits
         model.check_classes(splits.name, splits.classes)
@@ -125,6 +127,21 @@ class OneShotUnlearner(ClosedFormUnlearner):
         raise NotImplementedError
 
 
+def check_request(method: Unlearner, request: ForgetRequest) -> None:
+    """See that a method can forget what is asked for.
+
+    Raises:
+        UsageError: if it forgets whole classes alone, and samples of one are kept.
+    """
+    for part in request.parts or (request,):
+        kept = {part.splits.classes[label] for label in part.forget.y.tolist()} - set(part.whole)
+        if method.class_wise and kept:
+            raise UsageError(
+                f"The method {method.name} forgets whole classes alone, and {part.name} leaves samples of"
+                f" class {min(kept)}; ask for a whole class, or take another method."
+            )
+
+
 def together(requests: Sequence[ForgetRequest]) -> ForgetRequest:
     """Several requests on one training set as one."""
     first, *others = requests
@@ -135,7 +152,24 @@ def together(requests: Sequence[ForgetRequest]) -> ForgetRequest:
     rows = sorted({row for request in requests for row in request.rows})
     gone = sorted({row for request in requests for row in request.gone} - set(rows))
     name = " and ".join(request.name for request in requests)
-    return ForgetRequest(first.splits, tuple(rows), name, None, tuple(gone))
+    return ForgetRequest(first.splits, tuple(rows), name, tuple(gone))
+
+
+def forget_in_turn(
+    method: Unlearner, model: Classifier, request: ForgetRequest
+) -> tuple[Classifier, float]:
+    """Ask a method for the parts of a request one after the other.
+
+    Retrain is asked for all of them together, for it starts anew each time.
+
+    Returns:
+        The last model, and the seconds of all calls of ``unlearn`` together.
+    """
+    seconds = 0.0
+    for part in (method.name != "retrain" and request.parts) or (request,):
+        done = method.unlearn(model, part)
+        model, seconds = done.model, seconds + done.seconds
+    return model, seconds
 
 
 def kl(teacher: torch.Tensor, student: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

@@ -34,7 +34,7 @@ class FisherForgetting(OneShotUnlearner):
         deviations=(
             "The Fisher information is of single samples, so alpha does not carry over from code"
             " that squares batch means.",
-            "A class's output row is wiped because the request says so; published code guesses it"
+            "A class's output row is wiped if none of its samples is kept; published code guesses it"
             " from the number of samples.",
         ),
         cost="one gradient for each class and sample of D_r",
@@ -48,13 +48,13 @@ class FisherForgetting(OneShotUnlearner):
     def change(self, model, request) -> dict[str, Any]:
         fisher = fisher_diagonal(model, request.retain.to(model.device), self.chunk)
         head, size = f"{model.layers()[-1]}.", 0.0
+        wiped = [request.splits.classes.index(name) for name in request.whole]
         for name, parameter in model.named_parameters().items():
             own = name.removeprefix(f"{PREFIX}.")
             output = own.startswith(head)
             v = self.variance(fisher[own], output)
-            if output and request.whole is not None and self.alpha:
-                row = request.splits.classes.index(request.whole)
-                parameter[row], v[row] = 0.0, 1e-4
+            if output and wiped and self.alpha:
+                parameter[wiped], v[wiped] = 0.0, 1e-4
             # drawn on the CPU: the same noise on every device
             noise = torch.randn(parameter.shape).to(parameter.device)
             parameter.add_(v.sqrt() * noise)

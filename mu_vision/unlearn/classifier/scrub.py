@@ -5,7 +5,8 @@
 
 The teacher is the original; the first ``max_epochs`` epochs begin with a max pass, every epoch has a
 min pass. SCRUB+R rewinds: of the weights after each epoch it takes those whose error on D_f is
-nearest to the error of the last ones on held-out samples of D_f's classes.
+nearest to the error of the last ones on a validation set with the class mix of D_f. That set is held
+out before the original is trained (``validation`` of its trainer); the test set is no part of it.
 
 At the first step student and teacher agree and the gradient of KL is 0: only batch norm's own
 statistics, dropout or augmentation tell them apart.
@@ -44,7 +45,20 @@ class SCRUB(ClassifierUnlearner):
 
 
 class ScrubObjective(ClassifierErasure):
-    """Max and min passes; the teacher's logits are computed once unless batches are augmented."""
+    """Max and min passes; the teacher's logits are computed once unless batches are augmented.
+
+    Raises:
+        UsageError: if SCRUB+R has no validation sample of a class of D_f to compare with.
+    """
+
+    def __init__(self, settings, model, requests):
+        super().__init__(settings, model, requests)
+        if settings.rewind and not self._mix().any():
+            name = self.request.splits.name
+            raise UsageError(
+                f"method {settings.name}: rewind=true compares with validation samples of the forgotten"
+                f" classes, and {name} has none; train the original with validation=0.1."
+            )
 
     def start(self) -> None:
         if not self.augment:
@@ -111,24 +125,22 @@ class ScrubObjective(ClassifierErasure):
         found = self.student.logits(self.forget.x).argmax(1)
         return float((found != self.forget.y.cpu()).float().mean())
 
-    def _reference(self) -> float:
-        """Error of the last weights on held-out samples, with the class mix of D_f.
+    def _mix(self) -> torch.Tensor:
+        """[K] samples of each class in D_f, 0 where validation has none."""
+        held_out, classes = self.request.splits.validation, len(self.request.splits.classes)
+        if held_out is None:
+            return torch.zeros(classes)
+        there = torch.bincount(held_out.y.cpu(), minlength=classes) > 0
+        return torch.bincount(self.forget.y.cpu(), minlength=classes) * there
 
-        Raises:
-            UsageError: if no class of D_f has a held-out sample.
-        """
+    def _reference(self) -> float:
+        """Error of the last weights on validation samples, with the class mix of D_f."""
         self.student.network.load_state_dict(self.kept[-1])
-        held_out, classes = self.request.splits.test, len(self.student.classes)
+        held_out, mix = self.request.splits.validation, self._mix()
         y = held_out.y.cpu()
         wrong = (self.student.logits(held_out.x).argmax(1) != y).float()
-        there = torch.bincount(y, minlength=classes)
-        mix = torch.bincount(self.forget.y.cpu(), minlength=classes) * (there > 0)
-        if not mix.any():
-            raise UsageError(
-                f"method {self.settings.name}: rewind=true compares with held-out samples of the"
-                f" forgotten classes, and the test set of {self.request.splits.name} has none."
-            )
-        error = torch.bincount(y, wrong, minlength=classes) / there.clamp_min(1)
+        there = torch.bincount(y, minlength=len(mix))
+        error = torch.bincount(y, wrong, minlength=len(mix)) / there.clamp_min(1)
         return float((mix * error).sum() / mix.sum())
 
 

@@ -13,6 +13,11 @@ SAMPLES = forget_rows(few_digits(), range(0, 40, 2))
 THREES = Selector(kind="class", of="3").select(few_digits())
 
 
+def request_of(name: str):
+    """A request that the method takes."""
+    return THREES if registry.get("method", name, "classifier").class_wise else SAMPLES
+
+
 def method(name: str, **settings):
     """A method with the settings of a short run."""
     cls = registry.get("method", name, "classifier")

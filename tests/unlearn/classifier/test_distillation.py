@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from labelled import few_digits
 from steps import CPU, SAMPLES, THREES, method, prepared, result, same, tensors
 
+from mu_vision.data.labelled import digits
 from mu_vision.errors import UsageError
 from mu_vision.loop import train
 from mu_vision.unlearn.classifier.base import kl
@@ -125,10 +127,12 @@ def test_the_epoch_nearest_to_the_reference_is_chosen_and_of_equal_ones_the_last
     assert rewind_epoch(errors, reference) == epoch
 
 
+HELD_OUT = replace(few_digits(), validation=digits().test.take(range(200, 320)))
+KEPT, GONE = replace(SAMPLES, splits=HELD_OUT), replace(THREES, splits=HELD_OUT)
 REWIND = {"epochs": 3, "max_epochs": 3, "lr": 0.02, "batch": 20, "rewind": True}
 
 
-def run(model, request=SAMPLES, **settings):
+def run(model, request=KEPT, **settings):
     m = method("scrub", **{**REWIND, **settings})
     objective = m.objective(model, (request,))
     train(objective, m.loop_config(m.steps or objective.length()))
@@ -136,19 +140,28 @@ def run(model, request=SAMPLES, **settings):
 
 
 def test_scrub_goes_back_to_the_epoch_of_the_nearest_error(digit_net):
-    objective = run(digit_net, THREES)
+    objective = run(digit_net, GONE)
     last = tensors(objective.student)
     assert len(objective.kept) == 3 and same(objective.kept[-1], last)
     errors = [objective._error(kept) for kept in objective.kept]
     objective.student.network.load_state_dict(last)
-    test = THREES.splits.test
-    threes = test.take((test.y == 3).nonzero().flatten())
+    held_out = HELD_OUT.validation
+    threes = held_out.take((held_out.y == 3).nonzero().flatten())
     reference = float((objective.student.logits(threes.x).argmax(1) != 3).float().mean())
     assert objective._reference() == pytest.approx(reference)
     objective.finish()
     chosen = min(range(3), key=lambda n: (abs(errors[n] - reference), -n))
     assert same(tensors(objective.student), objective.kept[chosen])
-    assert same(result("scrub", digit_net, THREES, **REWIND), objective.kept[chosen])
+    assert same(result("scrub", digit_net, GONE, **REWIND), objective.kept[chosen])
+
+
+def test_the_test_set_is_no_part_of_the_choice(digit_net):
+    wrong = replace(HELD_OUT.test, y=(HELD_OUT.test.y + 1) % 10)
+    other = replace(KEPT, splits=replace(HELD_OUT, test=wrong))
+    assert run(digit_net)._reference() == run(digit_net, other)._reference()
+    assert same(
+        result("scrub", digit_net, KEPT, **REWIND), result("scrub", digit_net, other, **REWIND)
+    )
 
 
 @pytest.mark.parametrize(("steps", "kept"), [(3, 1), (15, 2), (90, 7)])
@@ -162,24 +175,26 @@ def test_scrub_keeps_the_weights_after_each_epoch_whatever_the_steps(steps, kept
 
 def test_a_rewound_run_goes_on_with_what_it_kept(digit_net):
     objective = run(digit_net)
-    fresh = method("scrub", **REWIND).objective(digit_net, (SAMPLES,))
+    fresh = method("scrub", **REWIND).objective(digit_net, (KEPT,))
     fresh.prepare(CPU)
     fresh.load_state(objective.state())
     assert all(same(a, b) for a, b in zip(objective.kept, fresh.kept, strict=True))
 
 
-def test_classes_without_held_out_samples_do_not_count_in_the_reference(digit_net):
-    test = SAMPLES.splits.test
-    without = test.take((test.y != 3).nonzero().flatten())
-    splits = replace(SAMPLES.splits, test=without)
+def test_classes_without_validation_samples_do_not_count_in_the_reference(digit_net):
+    held_out = HELD_OUT.validation
+    without = held_out.take((held_out.y != 3).nonzero().flatten())
+    splits = replace(HELD_OUT, validation=without)
     objective = run(digit_net, replace(SAMPLES, splits=splits))
     assert 0 <= objective._reference() <= 1
     with pytest.raises(
         UsageError,
-        match=r"method scrub: rewind=true compares with held-out samples of the forgotten classes,"
-        r" and the test set of few_digits has none\.",
+        match=r"method scrub: rewind=true compares with validation samples of the forgotten classes,"
+        r" and few_digits has none; train the original with validation=0\.1\.",
     ):
         method("scrub", **REWIND).unlearn(digit_net, replace(THREES, splits=splits))
+    with pytest.raises(UsageError, match="and few_digits has none"):
+        method("scrub", **REWIND).unlearn(digit_net, SAMPLES)
 
 
 def test_each_sample_has_the_teacher_of_its_set(digit_net):

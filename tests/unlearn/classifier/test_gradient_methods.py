@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from labelled import few_digits
-from steps import SAMPLES, THREES, method, near, prepared, pruned, result, same, tensors
+from steps import (
+    SAMPLES,
+    THREES,
+    method,
+    near,
+    prepared,
+    pruned,
+    request_of,
+    result,
+    same,
+    tensors,
+)
 
 from mu_vision import registry, seeding
 from mu_vision.data.selectors import forget_rows
 from mu_vision.errors import RunError, UsageError
 from mu_vision.models.classifier import Classifier
 from mu_vision.unlearn.classifier.random_label import RandomLabelObjective
+
+FEW = few_digits()
 
 
 def plain_sgd(model, batches, lr=0.05, weight_decay=5e-4):
@@ -160,7 +175,7 @@ def test_pruned_weights_stay_zero(name, digit_net):
     settings = (
         {"epochs": 2} if "epochs" in registry.get("method", name, "classifier").model_fields else {}
     )
-    done = method(name, **settings).unlearn(sparse, SAMPLES).model
+    done = method(name, **settings).unlearn(sparse, request_of(name)).model
     assert set(done.mask) == set(sparse.mask)
     for key, mask in sparse.mask.items():
         after = done.named_parameters()[key]
@@ -173,7 +188,7 @@ def test_pruned_weights_stay_zero(name, digit_net):
 def test_a_model_of_other_classes_is_refused(name):
     two = Classifier.build("small_cnn", ("cat", "dog"), 1)
     with pytest.raises(UsageError, match=r"small_cnn tells 2 classes, but few_digits has 10\."):
-        method(name).unlearn(two, SAMPLES)
+        method(name).unlearn(two, request_of(name))
 
 
 def test_samples_are_forgotten_together_only_from_one_training_set(digit_net):
@@ -195,5 +210,11 @@ def test_what_was_forgotten_before_is_neither_kept_nor_forgotten_again(digit_net
 
 
 def test_a_step_too_large_is_told(digit_net):
-    with pytest.raises(RunError, match=r"became NaN or infinite|The loss became"):
+    with pytest.raises(RunError, match=r"at step \d+ of unlearning with gradient_ascent\. Lower"):
         method("gradient_ascent", epochs=60, lr=1e4).unlearn(digit_net, SAMPLES)
+    infinite = replace(FEW.train, x=FEW.train.x.clone())
+    infinite.x[SAMPLES.kept_rows[0]] = float("nan")
+    spoiled = replace(SAMPLES, splits=replace(FEW, train=infinite))
+    said = r"The loss became nan at step \d+ of unlearning with finetune\. Lower the learning rate"
+    with pytest.raises(RunError, match=said):
+        method("finetune").unlearn(digit_net, spoiled)

@@ -285,7 +285,7 @@ def test_ff_wipes_the_output_row_of_a_whole_class_and_of_no_part_of_it(digit_net
     torch.testing.assert_close(after[others], before[others], atol=1e-3, rtol=0)
     assert float(after[3].mean()) == pytest.approx(0, abs=2e-3)
     assert 0.005 < float(after[3].std()) < 0.05
-    part = forget_rows(few_digits(), THREES.rows)
+    part = forget_rows(few_digits(), THREES.rows[1:])
     after = tensors(method("fisher", alpha=1e-12).unlearn(digit_net, part).model)["9.weight"]
     torch.testing.assert_close(after, before, atol=1e-3, rtol=0)
 

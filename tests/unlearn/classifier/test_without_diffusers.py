@@ -19,6 +19,7 @@ from mu_vision.train.classifier import ClassifierTrainer
 names = registry.names("method")
 assert {"finetune", "esd", "salun"} <= set(names), names
 registry.names("attack")
+assert {"classifier", "unet", "clip", "autoencoder"} <= set(registry.names("trainer"))
 whole = digits()
 few = Splits("few", whole.train.take(range(100)), whole.test.take(range(50)))
 model, _ = ClassifierTrainer(epochs=1).fit(few)
