@@ -164,8 +164,11 @@ def conflicts(gram: torch.Tensor) -> dict[str, torch.Tensor]:
     """Log of the inner products [K, n, n].
 
     ``gradient_cosine``: the smallest cosine of two of the whole gradients. ``conflict_share``: the
-    share of tensors in which two of them conflict, that is, have a negative inner product.
+    share of tensors in which two of them conflict, that is, have a negative inner product. Nothing
+    for a single gradient.
     """
+    if gram.shape[-1] == 1:
+        return {}
     whole = gram.sum(0)
     norm = whole.diagonal().sqrt()
     pairs = torch.ones_like(whole).triu(1) > 0

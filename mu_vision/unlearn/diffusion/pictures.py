@@ -76,10 +76,15 @@ class Pictures:
         Returns:
             ``x`` noisy latents and ``eps`` their noise [n, C, h, w], ``t`` and ``which`` [n].
         """
-        low, high = timesteps or (0, len(abar) - 1)
-        rows = torch.randint(len(self.z), (n,)).to(self.z.device)
-        t = torch.randint(low, high + 1, (n,)).to(self.z.device)
-        eps = torch.randn(n, *self.z.shape[1:]).to(self.z.device)
+        return self.at(torch.randint(len(self.z), (n,)), abar, timesteps)
+
+    def at(
+        self, rows: torch.Tensor, abar: torch.Tensor, timesteps: tuple[int, int] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """These pictures at random noise levels, as ``noised``."""
+        (low, high), rows = timesteps or (0, len(abar) - 1), rows.to(self.z.device)
+        t = torch.randint(low, high + 1, rows.shape).to(self.z.device)
+        eps = torch.randn(len(rows), *self.z.shape[1:]).to(self.z.device)
         x = maths.add_noise(self.z[rows], eps, abar[t])
         return {"x": x, "eps": eps, "t": t, "which": self.which[rows]}
 
