@@ -392,7 +392,6 @@ def test_the_game_moves_the_concept_to_its_anchor(sd):
     ).unlearn(sd, NEON)
     losses = [row["discriminator_loss"] for row in done.history]
     start, before, end = (sum(losses[i : i + 20]) / 20 for i in (0, 90, 130))
-    print(start, before, end)
     assert before < start - 0.05
     assert before < end < 2 * math.log(2) + 0.15
     shares = [row["conflict_share"] for row in done.history[110:]]
