@@ -43,19 +43,14 @@ from mu_vision.models import maths
 from mu_vision.models.diffusion import DiffusionModel
 from mu_vision.models.text import TextStates
 from mu_vision.request import ConceptRequest, concept_request
-from mu_vision.unlearn.base import Erasure, concept_texts
+from mu_vision.unlearn.base import Erasure
 from mu_vision.unlearn.diffusion.advunlearn import AdvUnlearn, AdvUnlearnObjective
-from mu_vision.unlearn.diffusion.retain import retain_prompts
+from mu_vision.unlearn.diffusion.retain import kept_prompts
 
 # the paper's settings; its warm-up without an attack is in the code only
 PAPER = {"sampler_steps": 50, "attack_steps": 30, "batch": 1, "retain_batch": 5, "gamma": 0.3}
 ATTACK = "unlearndiffatk"
 DEFAULTS = {**PAPER, "clean_steps": 0, "lr": 1e-5}
-
-
-def kept_prompts(way: AdvUnlearn, requests: Sequence[ConceptRequest]) -> list[str]:
-    given = concept_texts(requests)[1] if way.retain is None else way.retain
-    return retain_prompts(requests, given)
 
 
 class PlainObjective(AdvUnlearnObjective):
@@ -66,7 +61,7 @@ class PlainObjective(AdvUnlearnObjective):
         self.c = self.teacher.encode_prompt(self.concepts)
         self.null = self.teacher.null_text()
         if self.settings.gamma:
-            self.kept = kept_prompts(self.settings, self.requests)
+            self.kept = kept_prompts(self.requests, self.settings.retain)
 
     @torch.no_grad()
     def denoise(self, text: TextStates, depth: int) -> torch.Tensor:
@@ -194,7 +189,7 @@ class Timed:
         small = {"pool": -(-way.pool // part), "retain_pool": -(-way.retain_pool // part)}
         if way.gamma and not isinstance(way, PlainAdvUnlearn):
             # the states of a prompt depend on how many prompts share the pool
-            small["retain"] = tuple(kept_prompts(way, (request,))[::part])
+            small["retain"] = tuple(kept_prompts((request,), way.retain)[::part])
         self.way, self.unet, self.part = way.model_copy(update=small), model.unet, part
         self.objective = self.way.objective(model, (request,))
         self.pools, self.each = Cost(), Cost()

@@ -75,9 +75,8 @@ def erase_to(
     from . import registry
     from .export.delta import save_delta
 
-    chosen = api.unlearner(
-        method, recipe.parse_settings(settings, registry.get("method", method, "diffusion"))
-    )
+    given = recipe.parse_settings(settings, registry.get("method", method, "diffusion"))
+    chosen = api.unlearner(method, given, "diffusion")
     only_delta = output.suffix == ".safetensors"
     check_output(output)
     loaded = api.load_model(model)

@@ -24,6 +24,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from . import seeding
+from .checkpoint import restore, save
 from .errors import Diverged, RunError, UsageError
 from .progress import track
 
@@ -48,23 +49,15 @@ class Objective:
     def optimizers(self, config: LoopConfig) -> dict[str, torch.optim.Optimizer]:
         return {"main": config.optimizer_of(list(self.parameters().values()))}
 
-    def step(self, step: int, run: Run) -> dict[str, float]:
-        """One optimiser step. The default: accumulate ``loss``, clip, step."""
-        optimizer = run.optimizers["main"]
-        logged: dict[str, float] = {}
+    def step(self, step: int, run: Run) -> dict[str, torch.Tensor]:
+        """One optimiser step; gives what is to be logged. The default: accumulate ``loss``, clip."""
+        logged: dict[str, torch.Tensor] = {}
         for micro in range(run.config.accumulation):
             with run.randomness(step, micro):
                 losses = self.loss(step)
-            summed = [value for name, value in losses.items() if name.endswith("_loss")]
-            if not summed:
-                raise RunError(f"No loss to descend: none of {sorted(losses)} ends in '_loss'.")
-            total = sum(summed)
-            run.backward(total / run.config.accumulation, step)
-            for name, value in losses.items():
-                logged[name] = (
-                    logged.get(name, 0.0) + float(value.detach()) / run.config.accumulation
-                )
-        run.apply(optimizer, self.parameters().values())
+            run.backward(summed(losses) / run.config.accumulation, step)
+            note(logged, losses, run.config.accumulation)
+        run.apply(run.optimizers["main"], self.parameters().values())
         return logged
 
     def after_step(self, step: int) -> None:
@@ -76,6 +69,24 @@ class Objective:
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         """Take back what ``state`` gave."""
+
+
+def summed(losses: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The sum of what ends in ``_loss``.
+
+    Raises:
+        RunError: if nothing does.
+    """
+    chosen = [value for name, value in losses.items() if name.endswith("_loss")]
+    if not chosen:
+        raise RunError(f"No loss to descend: none of {sorted(losses)} ends in '_loss'.")
+    return sum(chosen)
+
+
+def note(logged: dict[str, torch.Tensor], values: dict[str, torch.Tensor], parts: int) -> None:
+    """Add one of ``parts`` micro-batches to the means that are logged."""
+    for name, value in values.items():
+        logged[name] = logged.get(name, 0.0) + value.detach().float() / parts
 
 
 @dataclass(frozen=True)
@@ -172,21 +183,58 @@ class Run:
         Raises:
             Diverged: if the loss is NaN or infinite.
         """
+        self._check(loss, step)
+        self.accelerator.backward(loss)
+
+    def gradients(
+        self, loss: torch.Tensor, parameters: list[torch.nn.Parameter], step: int
+    ) -> tuple[torch.Tensor | None, ...]:
+        """This process's gradients of a scalar loss, times ``scale``; no ``.grad`` is touched.
+
+        Raises:
+            Diverged: if the loss is NaN or infinite.
+        """
+        self._check(loss, step)
+        scaler = self.accelerator.scaler
+        loss = scaler.scale(loss) if scaler else loss
+        return torch.autograd.grad(loss, parameters, allow_unused=True)
+
+    def _check(self, loss: torch.Tensor, step: int) -> None:
         if not torch.isfinite(loss.detach()):
             raise Diverged(
                 f"The loss became {float(loss.detach()):g} at step {step + 1} of {self.label}. Lower the"
                 f" learning rate (lr={self.config.lr:g}), or use precision=no."
             )
-        self.accelerator.backward(loss)
 
-    def apply(self, optimizer: Any, parameters: Any) -> None:
-        """Average gradients over processes, clip them, take one optimiser step, clear them."""
+    @property
+    def scale(self) -> float:
+        """Factor on losses under fp16, which the optimiser takes out again; else 1."""
+        scaler = self.accelerator.scaler
+        return scaler.get_scale() if scaler else 1.0
+
+    def average(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Mean over processes."""
+        if self.accelerator.num_processes == 1:
+            return tensor
+        return self.accelerator.reduce(tensor, reduction="mean")
+
+    def apply(
+        self, optimizer: Any, parameters: Any, clip: float | None = None, averaged: bool = False
+    ) -> None:
+        """Average gradients over processes, clip them, take one optimiser step, clear them.
+
+        Args:
+            optimizer: one of ``optimizers``.
+            parameters: its parameters.
+            clip: largest gradient norm, 0 for no clipping; default the setting.
+            averaged: the gradients are means over processes already.
+        """
         parameters = [p for p in parameters if p.grad is not None]
-        if self.accelerator.num_processes > 1:
-            for parameter in parameters:
-                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
-        if self.config.clip:
-            self.accelerator.clip_grad_norm_(parameters, self.config.clip)
+        for parameter in () if averaged else parameters:
+            parameter.grad = self.average(parameter.grad)
+        clip = self.config.clip if clip is None else clip
+        if clip:
+            self.accelerator.clip_grad_norm_(parameters, clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -256,7 +304,7 @@ def train(
     run = Run(config, objective, folder, label)
     if config.tracker:
         run.accelerator.init_trackers("mu_vision", config=asdict(config))
-    done, seconds = _restore(run, objective, folder)
+    done, seconds = restore(run, objective, folder)
     history = _restore_log(run, folder, done)
     result = LoopResult(config.steps, seconds, 0.0, history)
     started = time.perf_counter()
@@ -275,7 +323,7 @@ def train(
             if folder and ((every and finished % every == 0) or finished == config.steps):
                 _check_finite(objective, finished, label)
                 spent = seconds + time.perf_counter() - started
-                _save(run, objective, folder, finished, spent)
+                save(run, objective, folder, finished, spent)
                 if on_checkpoint and run.accelerator.is_main_process:
                     on_checkpoint(finished)
     finally:
@@ -317,7 +365,8 @@ def _restore_log(run: Run, folder: Path | None, done: int) -> list[dict[str, flo
     return rows
 
 
-def _log(run: Run, result: LoopResult, folder: Path | None, row: dict[str, float]) -> None:
+def _log(run: Run, result: LoopResult, folder: Path | None, row: dict[str, Any]) -> None:
+    row = {"step": row["step"], **{k: float(v) for k, v in row.items() if k != "step"}}
     result.history.append(row)
     if run.config.tracker:
         run.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=int(row["step"]))
@@ -325,62 +374,3 @@ def _log(run: Run, result: LoopResult, folder: Path | None, row: dict[str, float
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "log.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
-
-
-def _save(run: Run, objective: Objective, folder: Path, step: int, seconds: float) -> None:
-    if not run.accelerator.is_main_process:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    payload = {
-        "step": step,
-        "seconds": seconds,
-        "config": _fingerprint(run.config),
-        "parameters": {name: p.detach().cpu() for name, p in objective.parameters().items()},
-        "optimizers": {name: o.state_dict() for name, o in run.optimizers.items()},
-        "state": objective.state(),
-    }
-    scaler = run.accelerator.scaler
-    if scaler is not None:
-        payload["scaler"] = scaler.state_dict()
-    partial = folder / "checkpoint.pt.partial"
-    torch.save(payload, partial)
-    os.replace(partial, folder / "checkpoint.pt")
-
-
-def _restore(run: Run, objective: Objective, folder: Path | None) -> tuple[int, float]:
-    path = folder / "checkpoint.pt" if folder else None
-    if path is None or not path.exists():
-        return 0, 0.0
-    try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UsageError(
-            f"The checkpoint {path} cannot be read ({type(error).__name__}); delete it to start again."
-        ) from error
-    if payload["config"] != _fingerprint(run.config):
-        raise UsageError(
-            f"The checkpoint in {folder} was made with other settings;"
-            " delete the folder to start again, or restore the settings."
-        )
-    with torch.no_grad():
-        for name, parameter in objective.parameters().items():
-            parameter.copy_(payload["parameters"][name])
-    for name, optimizer in run.optimizers.items():
-        optimizer.load_state_dict(payload["optimizers"][name])
-    if run.accelerator.scaler is not None and "scaler" in payload:
-        run.accelerator.scaler.load_state_dict(payload["scaler"])
-    objective.load_state(payload["state"])
-    return payload["step"], payload["seconds"]
-
-
-def _fingerprint(config: LoopConfig) -> str:
-    """The settings that must agree for a resume to be exact.
-
-    With a constant schedule no step depends on how many there will be, so a finished run can be
-    prolonged.
-    """
-    free = {"checkpoint_every", "log_every", "tracker"}
-    if config.schedule == "constant":
-        free.add("steps")
-    kept = {k: v for k, v in asdict(config).items() if k not in free}
-    return json.dumps(kept, sort_keys=True)

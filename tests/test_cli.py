@@ -114,6 +114,14 @@ def test_erase_writes_a_delta_alone(sd_folder, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+def test_erase_takes_the_method_of_a_shared_name_that_is_for_diffusion(sd_folder, tmp_path):
+    small = ("steps=1", "pictures=2", "sampler_steps=1", "batch=1", "lr=0.001", "retain=[a dog]")
+    words = ("--concept", "a cat", "--anchor", "a dog", "-o", tmp_path / "erased")
+    call("erase", sd_folder, "-m", "salun", *small, *words)
+    made = json.loads((tmp_path / "erased/mu_vision.json").read_text())
+    assert made["method"] == "salun" and made["settings"]["density"] == 0.5
+
+
 def test_evaluate_asks_what_erase_was_asked(sd_folder, tmp_path):
     from mu_vision.commands import evaluation_recipe
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from ...registry import Paper, register
+from ..saliency import restore, salient
 from .random_label import RandomLabel, RandomLabelObjective
 
 
@@ -63,23 +64,9 @@ class SalUnObjective(RandomLabelObjective):
             loss = F.cross_entropy(logits, self.forget.y[rows], reduction="sum")
             for sum_, grad in zip(total, torch.autograd.grad(loss, parameters), strict=True):
                 sum_ += grad
-        chosen = largest(torch.cat([g.abs().flatten() for g in total]), s.density)
-        parts = chosen.split([p.numel() for p in parameters])
-        self.saliency = {n: m.view_as(p) for n, m, p in zip(names, parts, parameters, strict=True)}
+        self.saliency = salient(dict(zip(names, total, strict=True)), s.density)
         self.initial = {n: p.detach().clone() for n, p in zip(names, parameters, strict=True)}
 
-    @torch.no_grad()
     def after_step(self, step: int) -> None:
-        for name, parameter in self.student.named_parameters().items():
-            parameter.copy_(torch.where(self.saliency[name], parameter, self.initial[name]))
+        restore(self.student.named_parameters(), self.saliency, self.initial)
         super().after_step(step)
-
-
-def largest(size: torch.Tensor, density: float) -> torch.Tensor:
-    """[P] bool: exactly floor(density P) of the largest; of equal ones the first."""
-    count = max(1, int(density * len(size)))
-    least = size.topk(count).values[-1]
-    chosen = size > least
-    ties = (size == least).nonzero().flatten()
-    chosen[ties[: count - int(chosen.sum())]] = True
-    return chosen

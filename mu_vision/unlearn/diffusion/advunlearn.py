@@ -27,9 +27,9 @@ from ...models.diffusion import DiffusionModel
 from ...models.text import TextStates
 from ...registry import Paper, register
 from ...request import ConceptRequest
-from ..base import AdversarialUnlearner, Erasure, concept_texts
+from ..base import AdversarialUnlearner, Erasure
 from .esd import ESD, ESDObjective
-from .retain import RetainPool, default_prompts, retain_prompts
+from .retain import RetainPool, kept_prompts
 from .selectors import Variant, select_text
 
 
@@ -137,9 +137,7 @@ class AdvUnlearnObjective(ESDObjective):
         super().prepare(device)
         s = self.settings
         if s.gamma:
-            _, kept = concept_texts(self.requests)
-            given = (kept or default_prompts()) if s.retain is None else s.retain
-            prompts = retain_prompts(self.requests, given)
+            prompts = kept_prompts(self.requests, s.retain)
             with seeding.seeded("retain-pool", s.seed):
                 self.retain = RetainPool.make(
                     self.teacher, prompts, s.retain_pool, s.sampler_steps, s.start_guidance

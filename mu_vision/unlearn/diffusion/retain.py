@@ -14,6 +14,7 @@ from ...errors import UsageError
 from ...models import maths
 from ...models.diffusion import DiffusionModel
 from ...request import ConceptRequest
+from ..base import concept_texts
 
 # COCO's object classes (Lin et al. 2014, arXiv 1405.0312) but "person" and "tie": AdvUnlearn's filter
 # puts harmless things in the place of people and clothes
@@ -36,16 +37,22 @@ def default_prompts() -> list[str]:
     return [f"a photo of {'an' if name[0] in 'aeiou' else 'a'} {name}" for name in COCO_OBJECTS]
 
 
-def retain_prompts(requests: Sequence[ConceptRequest], prompts: Sequence[str]) -> list[str]:
-    """The prompts that name none of the concepts, nor a synonym of one.
+def words_of(requests: Sequence[ConceptRequest]) -> re.Pattern[str]:
+    """Finds the names of the concepts and their synonyms in a text.
 
     Names are matched as whole words, whatever their case: "category" does not name a cat.
+    """
+    names = sorted({name for request in requests for name in request.all_names()}, key=len)
+    return re.compile(r"(?<!\w)(" + "|".join(map(re.escape, names)) + r")(?!\w)", re.IGNORECASE)
+
+
+def retain_prompts(requests: Sequence[ConceptRequest], prompts: Sequence[str]) -> list[str]:
+    """The prompts that name none of the concepts, nor a synonym of one.
 
     Raises:
         UsageError: if none is left.
     """
-    names = sorted({name for request in requests for name in request.all_names()}, key=len)
-    words = re.compile(r"(?<!\w)(" + "|".join(map(re.escape, names)) + r")(?!\w)", re.IGNORECASE)
+    words = words_of(requests)
     kept = [prompt for prompt in dict.fromkeys(prompts) if not words.search(prompt)]
     if not kept:
         raise UsageError(
@@ -53,6 +60,19 @@ def retain_prompts(requests: Sequence[ConceptRequest], prompts: Sequence[str]) -
             f" ({len(prompts)} were given); give others (retain: [...]), or gamma=0 for no retain term."
         )
     return kept
+
+
+def kept_prompts(
+    requests: Sequence[ConceptRequest], given: Sequence[str] | None = None
+) -> list[str]:
+    """Prompts to keep: those given, else the requests' own, else everyday things.
+
+    Raises:
+        UsageError: if none is left that does not name the concept.
+    """
+    if given is None:
+        given = concept_texts(requests)[1] or default_prompts()
+    return retain_prompts(requests, given)
 
 
 @dataclass

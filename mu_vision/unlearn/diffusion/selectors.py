@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import torch
+
 from ...errors import UsageError
 from ...models.diffusion import DiffusionModel
 
@@ -58,6 +60,31 @@ def select(model: DiffusionModel, variant: Variant) -> list[str]:
         chosen = [name for name in unet if keep(name.split(".")[1:])]
     if not chosen:
         raise UsageError(f"{model.name} has no tensors for the variant {variant!r}.")
+    return chosen
+
+
+def keys_and_values(model: DiffusionModel) -> list[torch.nn.Module]:
+    """The projections that read the text in cross-attention; none if the model has no text."""
+    return [
+        module
+        for part in model.parts().values()
+        for name, module in part.named_modules()
+        if _key_or_value(path := name.split(".")) and path[-1] in ("to_k", "to_v")
+    ]
+
+
+def select_embedding(model: DiffusionModel) -> list[str]:
+    """Full name of the table of token embeddings, alone in a list.
+
+    Raises:
+        UsageError: for a model of two text encoders, which has two tables.
+    """
+    chosen = [name for name in select(model, "text") if name.split(".")[-2] == "token_embedding"]
+    if len(chosen) != 1:
+        raise UsageError(
+            f"{model.name} reads a prompt through {len(chosen)} text encoders; the variant"
+            " 'embedding' is for models with one (Stable Diffusion 1 and 2)."
+        )
     return chosen
 
 

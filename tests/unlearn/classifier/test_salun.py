@@ -13,7 +13,7 @@ from steps import SAMPLES, method, prepared, result, same, tensors
 from mu_vision.data.labelled import Labelled, Splits
 from mu_vision.data.selectors import forget_rows
 from mu_vision.models.classifier import Classifier
-from mu_vision.unlearn.classifier.salun import largest
+from mu_vision.unlearn.saliency import largest
 
 
 def mask_of(model, request=SAMPLES, **settings) -> torch.Tensor:

@@ -1,0 +1,389 @@
+"""Gradient surgery: the invariants of its rules, and its step against plain trainers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mu_vision import seeding
+from mu_vision.errors import Diverged, UsageError
+from mu_vision.gradient_surgery import Gradients, Surgery, conflicts, descend, weights
+from mu_vision.loop import LoopConfig, Objective, train
+
+ROOT = Path(__file__).parent.parent
+SHAPES = [(3, 4), (5,), (2, 2, 2)]
+
+
+def draw(n: int, seed: int, conflicting: bool | None = None) -> torch.Tensor:
+    """[n, 25] rows; of two rows the second is turned until they conflict, or do not."""
+    rows = seeding.noise((n, 25), "surgery-test", seed)
+    if conflicting is not None and (rows[0] @ rows[1] < 0) != conflicting:
+        rows[1] = -rows[1]
+    return rows
+
+
+def combined(rows: torch.Tensor, order=(), scale: float = 1.0, **settings) -> torch.Tensor:
+    gradients = Gradients([torch.nn.Parameter(torch.zeros(shape)) for shape in SHAPES], len(rows))
+    for row, flat in enumerate(rows):
+        gradients.add(row, gradients.views(flat.clone()))
+    return gradients.combine(Surgery(**settings), order, scale)[0]
+
+
+def project(a: torch.Tensor, b: torch.Tensor, **settings) -> torch.Tensor:
+    return combined(torch.stack([a, b]), **settings)
+
+
+def close(first: torch.Tensor, second: torch.Tensor) -> bool:
+    return torch.allclose(first, second, rtol=1e-4, atol=1e-5)
+
+
+def by_tensor(flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return flat.split([torch.Size(shape).numel() for shape in SHAPES])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_conflicts_is_taken_out_and_nothing_else(seed):
+    a, b = draw(2, seed, conflicting=True)
+    p = project(a, b)
+    assert abs(p @ b) < 1e-5 * a.norm() * b.norm()
+    d = a @ b
+    assert p.square().sum() == pytest.approx(float(a.square().sum() - d**2 / (b @ b)), rel=1e-4)
+    assert p.norm() <= a.norm()
+    assert p @ a == pytest.approx(float(p @ p), rel=1e-4)
+    assert torch.equal(project(a, -b), a)
+
+
+@pytest.mark.parametrize("scope", ["tensor", "global"])
+def test_scale_and_repetition(scope):
+    a, b = draw(2, 3, conflicting=True)
+    p = project(a, b, scope=scope)
+    for s in (1e-6, 0.5, 1e4):
+        assert close(project(a, s * b, scope=scope), p)
+        assert close(project(s * a, b, scope=scope) / s, p)
+    assert close(project(p, b, scope=scope), p)
+
+
+def test_opposite_zero_and_partial():
+    a, b = draw(2, 4, conflicting=True)
+    assert project(a, -3 * a).norm() < 1e-5 * a.norm()
+    assert torch.equal(project(a, torch.zeros_like(a)), a)
+    assert torch.equal(project(a, b, strength=0.0), a)
+    for strength in (0.25, 0.5, 2.0):
+        left = project(a, b, strength=strength) @ b
+        assert left == pytest.approx(float((1 - strength) * (a @ b)), rel=1e-3, abs=1e-4)
+
+
+def test_protect_and_descend_adds_the_protected_gradient():
+    a, b = draw(2, 5, conflicting=True)
+    assert close(project(a, b, mode="protect_and_descend"), project(a, b) + b)
+    assert torch.equal(project(a, b, mode="none"), a + b)
+
+
+def test_each_tensor_by_itself_is_another_rule_and_also_spares_the_protected_loss():
+    for seed in range(20):
+        a, b = draw(2, seed)
+        p = project(a, b, scope="tensor")
+        for part, before, protected in zip(by_tensor(p), by_tensor(a), by_tensor(b)):
+            if before @ protected < 0:
+                assert abs(part @ protected) < 1e-4
+            else:
+                assert torch.equal(part, before)
+        assert p @ b >= -1e-4
+        assert p @ a == pytest.approx(float(p @ p), rel=1e-4)
+
+
+def test_dots_that_only_one_tensor_disturbs():
+    """Published dots: the global rule does nothing (+5.9), the rule by tensor gives 19.1."""
+    dots = torch.tensor([6.2, 1.2, 6.0, 2.1, -13.2, 3.7])
+    gram = torch.zeros(6, 2, 2)
+    gram[:, 0, 0], gram[:, 1, 1], gram[:, 0, 1], gram[:, 1, 0] = 200, 1, dots, dots
+    whole = gram.sum(0, keepdim=True)
+    assert weights(whole, Surgery()).tolist() == [[1, 0]]
+    w = weights(gram, Surgery())
+    assert (w[:, 0] * dots + w[:, 1]).sum() == pytest.approx(19.2, abs=0.11)
+
+
+def test_the_published_rule_of_doco():
+    a, b = draw(2, 6, conflicting=True)
+    cos = a @ b / (a.norm() * b.norm())
+    for strength in (0.5, 1.0):
+        p = project(a, b, mode="reference", strength=strength)
+        assert close(p, a - strength * cos * b / b.norm())
+        assert p @ b / b.norm() == pytest.approx(float(cos * (a.norm() - strength)), rel=1e-3)
+        # not equivariant, so it is told the scale of fp16
+        scaled = project(1024 * a, 1024 * b, mode="reference", strength=strength, scale=1024)
+        assert close(scaled / 1024, p)
+    assert torch.equal(project(a, -b, mode="reference"), a)
+    small = 0.01 * a / a.norm()
+    p = project(small, b / b.norm(), mode="reference")
+    assert p @ b > 0, "a small gradient is turned round, which is what makes the rule a fault"
+
+
+def test_gradients_are_clipped_one_by_one_before_the_rule():
+    a, b = draw(2, 7, conflicting=True)
+    for mode in ("protect", "reference"):
+        p = project(10 * a, 0.001 * b, mode=mode, clip=1.0)
+        assert close(p, project(a / a.norm(), 0.001 * b, mode=mode))
+    p = project(512 * a, 512 * b, mode="reference", clip=1.0, scale=512)
+    assert close(p / 512, project(a / a.norm(), b / b.norm(), mode="reference"))
+    assert torch.equal(project(a, 0 * b, clip=1e9), a)
+
+
+def test_symmetric_surgery_of_two_has_its_closed_form():
+    for seed in range(20):
+        a, b = draw(2, seed)
+        s, d = project(a, b, mode="pcgrad"), a @ b
+        if d >= 0:
+            assert torch.equal(s, a + b)
+        else:
+            assert close(s, a * (1 - d / (a @ a)) + b * (1 - d / (b @ b)))
+        assert s @ a >= -1e-4 and s @ b >= -1e-4
+        assert close(project(b, a, mode="pcgrad"), s)
+
+
+@pytest.mark.parametrize("n", [3, 4])
+@pytest.mark.parametrize("scope", ["tensor", "global"])
+def test_the_gram_matrix_gives_what_the_loop_over_gradients_gives(n, scope):
+    for seed in range(10):
+        rows = draw(n, 100 + seed)
+        order = [torch.randperm(n, generator=seeding.generator(seed, i)).tolist() for i in range(n)]
+        parts = zip(*(by_tensor(row) for row in rows)) if scope == "tensor" else [tuple(rows)]
+        expected = []
+        for part in parts:
+            directions = [g.clone() for g in part]
+            for i, others in enumerate(order):
+                for j in others:
+                    if j != i and (dot := directions[i] @ part[j]) < 0:
+                        directions[i] = directions[i] - dot / (part[j] @ part[j]) * part[j]
+            expected.append(sum(directions))
+        assert close(combined(rows, order, mode="pcgrad", scope=scope), torch.cat(expected))
+
+
+def test_the_shortest_mixture_of_two():
+    for seed in range(10):
+        a, b = draw(2, seed)
+        b = b * 0.3
+        m = project(a, b, mode="mgda")
+        grid = torch.linspace(0, 1, 1001).unsqueeze(1)
+        assert m.norm() <= (grid * a + (1 - grid) * b).norm(dim=1).min() + 1e-4
+        assert m @ a >= m @ m - 1e-3 and m @ b >= m @ m - 1e-3
+    assert torch.equal(project(a, a, mode="mgda"), a)
+
+
+def test_what_is_not_finite_reaches_the_step_so_that_it_is_seen():
+    a, b = draw(2, 8, conflicting=True)
+    for value in (float("nan"), float("inf")):
+        for row in (0, 1):
+            rows = torch.stack([a, b])
+            rows[row, 3] = value
+            for mode in ("protect", "pcgrad", "reference"):
+                assert not torch.isfinite(combined(rows, mode=mode)).all()
+
+
+def test_a_parameter_that_a_loss_does_not_use_counts_as_zero():
+    a, b = draw(2, 9, conflicting=True)
+    gradients = Gradients([torch.nn.Parameter(torch.zeros(shape)) for shape in SHAPES], 2)
+    gradients.add(0, gradients.views(a.clone()))
+    rest = gradients.views(b.clone())[1:]
+    gradients.add(1, [None, *rest])
+    combined, _ = gradients.combine(Surgery(scope="tensor"))
+    assert torch.equal(by_tensor(combined)[0], by_tensor(a)[0])
+
+
+def test_the_log_counts_conflicting_tensors():
+    a, b = draw(2, 10)
+    gram = torch.stack(
+        [torch.stack([x, y]) @ torch.stack([x, y]).T for x, y in zip(by_tensor(a), by_tensor(b))]
+    )
+    found = conflicts(gram)
+    share = sum(bool(x @ y < 0) for x, y in zip(by_tensor(a), by_tensor(b))) / 3
+    assert found["conflict_share"] == pytest.approx(share)
+    assert found["gradient_cosine"] == pytest.approx(
+        float(torch.cosine_similarity(a, b, 0)), abs=1e-5
+    )
+
+
+def test_a_rule_for_two_refuses_three():
+    with pytest.raises(
+        UsageError, match="by protect is for two losses, and there are 3; use pcgrad"
+    ):
+        Surgery().check(3)
+    Surgery(mode="pcgrad").check(3)
+
+
+# In the loop ---------------------------------------------------------------------------------
+
+
+class Pair(Objective):
+    """Two quadratics with rows of noise; ``surgery`` None is the plain trainer."""
+
+    def __init__(self, surgery: Surgery | None, part: slice = slice(None), third: bool = False):
+        self.surgery, self.part, self.third, self.micro = surgery, part, third, 0
+
+    def prepare(self, device):
+        self.w = torch.nn.Parameter(torch.tensor([[0.3, -0.2, 0.1]]))
+        self.v = torch.nn.Parameter(torch.tensor([0.5, 0.5]))
+        self.gradients = Gradients(self.parameters().values(), 3 if self.third else 2)
+
+    def parameters(self):
+        return {"w": self.w, "v": self.v}
+
+    def rows(self, step, name):
+        return seeding.noise((8, 5), "rows", step, name)[self.part]
+
+    def one(self, step, name="a"):
+        x = self.rows(step, name) + (1.0 if name == "a" else -1.0)
+        error = (x[:, :3] - self.w).square().sum(1) + (x[:, 3:] - self.v).square().sum(1)
+        return {f"{name}_loss": error.mean()}
+
+    def two(self, step):
+        return self.one(step, "b")
+
+    def three(self, step):
+        return self.one(step, "c")
+
+    def loss(self, step):
+        return {**self.one(step), **self.two(step)}
+
+    def step(self, step, run):
+        if self.surgery is None:
+            return super().step(step, run)
+        parts = [self.one, self.two, *([self.three] if self.third else [])]
+        return descend(run, self.surgery, self.gradients, run.optimizers["main"], parts, step)
+
+
+class Micro(Pair):
+    """The same rows in as many micro-batches as ``accumulation`` says."""
+
+    def rows(self, step, name):
+        full = seeding.noise((8, 5), "rows", step, name)
+        turn, self.micro = self.micro // 2 % 4, self.micro + 1
+        return full[2 * turn : 2 * turn + 2]
+
+
+def fit(objective, folder=None, **changes):
+    history = train(
+        objective, LoopConfig(**{"steps": 6, "lr": 0.05, "log_every": 1, **changes}), folder
+    ).history
+    return torch.cat([objective.w.detach().flatten(), objective.v.detach()]), history
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("clip", [0.0, 0.1])
+def test_no_surgery_is_the_plain_trainer_bit_for_bit(optimizer, clip):
+    settings = {"optimizer": optimizer, "clip": clip, "weight_decay": 0.01}
+    plain, logged = fit(Pair(None), **settings)
+    ours, found = fit(Pair(Surgery(mode="none")), **settings)
+    assert torch.equal(plain, ours)
+    for before, after in zip(logged, found):
+        assert {name: after[name] for name in before} == before
+        assert set(after) == {*before, "gradient_cosine", "conflict_share"}
+
+
+@pytest.mark.parametrize("mode", ["protect", "pcgrad", "reference", "mgda"])
+@pytest.mark.parametrize("scope", ["tensor", "global"])
+def test_micro_batches_equal_the_joint_batch(mode, scope):
+    surgery = Surgery(mode=mode, scope=scope)
+    joint, _ = fit(Pair(surgery), clip=0.5)
+    parts, _ = fit(Micro(surgery), clip=0.5, accumulation=4)
+    assert torch.allclose(joint, parts, atol=1e-5)
+    assert not torch.allclose(joint, fit(Pair(None), clip=0.5)[0], atol=1e-3)
+
+
+def test_three_losses_resume_in_the_same_random_order(tmp_path):
+    surgery = Surgery(mode="pcgrad")
+    whole, history = fit(Pair(surgery, third=True))
+    fit(Pair(surgery, third=True), tmp_path, steps=3)
+    resumed, again = fit(Pair(surgery, third=True), tmp_path)
+    assert torch.equal(whole, resumed) and history == again
+    assert not torch.equal(whole, fit(Pair(surgery, third=True), seed=1)[0])
+
+
+def test_a_small_step_spares_the_protected_loss_which_a_plain_one_raises():
+    objective = Pair(Surgery())
+    objective.prepare(torch.device("cpu"))
+    with torch.no_grad():
+        objective.w.fill_(0.5)
+        objective.v.fill_(-0.5)
+    state = objective.gradients
+    for row, loss in enumerate((objective.one, objective.two)):
+        state.add(row, torch.autograd.grad(next(iter(loss(0).values())), state.parameters))
+    assert state.rows[0] @ state.rows[1] < 0
+    protected, _ = state.combine(Surgery())
+    assert protected.norm() > 0.1 * state.rows[0].norm()
+
+    def rise(direction: torch.Tensor) -> float:
+        """What a step of 1e-3 along it adds to the protected loss."""
+        moved = Pair(None)
+        moved.w, moved.v = (
+            p.detach() - 1e-3 * d for p, d in zip(state.parameters, state.views(direction))
+        )
+        return float((moved.two(0)["b_loss"] - objective.two(0)["b_loss"]).detach())
+
+    assert rise(state.rows[0]) > 1e-3
+    assert rise(protected) < 1e-4
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    class Broken(Pair):
+        def two(self, step):
+            return {"b_loss": self.w.sum() * float("nan")}
+
+    with pytest.raises(Diverged, match="became nan at step 1"):
+        fit(Broken(Surgery()))
+
+
+def test_only_the_given_parameters_get_gradients():
+    class Other(Pair):
+        def prepare(self, device):
+            super().prepare(device)
+            self.critic = torch.nn.Parameter(torch.ones(1))
+
+        def one(self, step, name="a"):
+            return {f"{name}_loss": super().one(step, name)[f"{name}_loss"] * self.critic.sum()}
+
+    objective = Other(Surgery())
+    fit(objective)
+    assert objective.critic.grad is None
+
+
+TWO = """
+import os
+import sys
+import torch
+sys.path.insert(0, {tests!r})
+from accelerate import PartialState
+from test_gradient_surgery import Pair
+from mu_vision.gradient_surgery import Surgery
+from mu_vision.loop import LoopConfig, train
+
+rank = int(os.environ["RANK"])
+half = Pair(Surgery(mode=sys.argv[2], scope="tensor"), slice(4 * rank, 4 * rank + 4))
+train(half, LoopConfig(steps=6, lr=0.05, clip=0.5), sys.argv[1])
+torch.save({{"w": half.w.detach(), "v": half.v.detach()}}, f"{{sys.argv[1]}}/rank{{rank}}.pt")
+PartialState().destroy_process_group()
+"""
+
+
+def test_two_processes_with_half_the_batch_equal_one_with_the_whole(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(TWO.format(tests=str(Path(__file__).parent)))
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true",
+        "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    launch += ["--master-addr=127.0.0.1", "--master-port=0", "--rdzv-backend=c10d"]
+    launch += ["--rdzv-endpoint=127.0.0.1:0", str(script), str(tmp_path / "run"), "protect"]
+    done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (torch.load(tmp_path / "run" / f"rank{r}.pt") for r in (0, 1))
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name])
+    whole, _ = fit(Pair(Surgery(scope="tensor")), clip=0.5)
+    assert torch.allclose(torch.cat([first["w"].flatten(), first["v"]]), whole, atol=1e-6)
