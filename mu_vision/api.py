@@ -50,9 +50,9 @@ def load_model(name_or_path: str | Path, device: str | None = None) -> Diffusion
     Raises:
         UsageError: missing, corrupt or truncated files, a pickle, or not a model folder.
     """
-    from .models.diffusion import DiffusionModel
+    from .models.zoo import load_model as read
 
-    return DiffusionModel.load(str(name_or_path), device=device)
+    return read(str(name_or_path), device=device)
 
 
 def methods() -> list[str]:

@@ -72,9 +72,9 @@ class Original:
 
     @cached_property
     def model(self) -> DiffusionModel:
-        from .models.diffusion import DiffusionModel
+        from .models.zoo import load_model
 
-        return DiffusionModel.load(self.source)
+        return load_model(self.source)
 
 
 class Chain:
@@ -106,7 +106,7 @@ class Chain:
         self.original = original or (Original(source) if source else None)
 
     def run(self) -> RunResult:
-        from .models.diffusion import DiffusionModel
+        from .models.zoo import load_model
 
         folder = self.folder
         unlearners: dict[str, Unlearner] = {}
@@ -119,7 +119,7 @@ class Chain:
         if self.original:
             scorecards[ORIGINAL] = self.measure(ORIGINAL, self.original.model)
         for label, source in self.sources(unlearners).items():
-            scorecards[label] = self.measure(label, DiffusionModel.load(source))
+            scorecards[label] = self.measure(label, load_model(source))
         scores = self.scores(scorecards)
         files.write_json(folder / "scores.json", scores)
         report = self.stages.run(

@@ -296,9 +296,9 @@ def _requests(request: Any) -> tuple[ConceptRequest, ...]:
 
 def _loaded(model: Any) -> Any:
     if isinstance(model, str | Path):
-        from ..models.diffusion import DiffusionModel
+        from ..models.zoo import load_model
 
-        return DiffusionModel.load(model)
+        return load_model(model)
     return model
 
 

@@ -136,7 +136,7 @@ def verify(model: DiffusionModel, folder: Path) -> None:
         RunError: for the first one that differs.
     """
     pipeline = read_pipeline(Path(folder))
-    for part, module in {**model.parts(), "vae": model.pipeline.vae}.items():
+    for part, module in {**model.parts(), **model.frozen_parts()}.items():
         mine, theirs = module.state_dict(), getattr(pipeline, part).state_dict()
         if mine.keys() != theirs.keys():
             raise RunError(f"{folder}/{part} has other tensors than were written.")

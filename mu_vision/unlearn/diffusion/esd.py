@@ -234,7 +234,7 @@ class ESDObjective(Erasure):
                 texts.append(self.f[which[part]])
             k = len(texts)
             eps = self.teacher.predict_noise(
-                x[part].repeat(k, 1, 1, 1), t[part].repeat(k), TextStates.cat(texts)
+                x[part].repeat(k, 1, 1, 1), t[part].repeat(k), self.null.cat(texts)
             )
             e_0, e_c, *e_f = eps.chunk(k)
             base = {"null": e_0, "concept": e_c, "from": e_f[0] if e_f else None}
