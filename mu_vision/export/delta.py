@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 
 from .. import files
 from ..errors import UsageError
+from ..models.denoiser import Generator
 from ..models.diffusion import DiffusionModel
 from ..models.loading import PICKLES
 from ..unlearn.base import changed
@@ -54,6 +56,7 @@ def save_delta(
         "edited_sha256": edited.fingerprint(),
         "method": method,
         "requests": json.dumps([request.model_dump(mode="json") for request in requests]),
+        "generator": json.dumps(edited.generator and asdict(edited.generator)),
     }
     with files.replacing(path) as partial:
         kept = {name: tensors[name].detach().cpu().contiguous() for name in names}
@@ -129,4 +132,7 @@ def apply_delta(path: Path | str, model: DiffusionModel) -> DiffusionModel:
         with torch.no_grad():
             for name in names:
                 targets[name].copy_(opened.get_tensor(name))
+    generator = json.loads(metadata.get("generator", "null"))
+    if generator:
+        edited = edited.drawing_by(Generator(**generator))
     return edited.freeze()

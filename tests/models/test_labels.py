@@ -162,7 +162,7 @@ def test_the_pipeline_samples_by_itself(labels_folder):
 def test_save_writes_a_folder_that_loads_as_the_same_model(label_model, tmp_path):
     folder = label_model.save(tmp_path / "saved")
     assert mu_vision.load_model(folder).fingerprint() == label_model.fingerprint()
-    with pytest.raises(UsageError, match="is the folder that .* was read from"):
+    with pytest.raises(UsageError, match=r"is the folder that .* was read from"):
         mu_vision.load_model(folder).save(folder)
 
 
@@ -197,7 +197,7 @@ def test_a_folder_without_its_null_label_is_refused(labels_folder, tmp_path):
         mu_vision.load_model(tmp_path / "broken")
     with pytest.raises(UsageError, match="holds a LabelPipeline; the pipelines read here are"):
         DiffusionModel.load(labels_folder)
-    with pytest.raises(UsageError, match="holds a StableDiffusionPipeline; .* are LabelPipeline"):
+    with pytest.raises(UsageError, match=r"holds a StableDiffusionPipeline; .* are LabelPipeline"):
         index = json.loads((labels_folder / "model_index.json").read_text())
         index["_class_name"] = "StableDiffusionPipeline"
         (tmp_path / "broken" / "model_index.json").write_text(json.dumps(index))
