@@ -222,6 +222,7 @@ class Distillation(Objective):
             logged |= self._descend("theta", self.parameters(), self.loss, step, run)
             for parameter in self.fake_parameters().values():
                 parameter.requires_grad_(True)
+            self.average.update(self.parameters(), step - self.warmup)
         return logged
 
     def _descend(self, side, parameters, loss, step: int, run: Run) -> dict[str, float]:
@@ -238,7 +239,7 @@ class Distillation(Objective):
         return logged
 
     def fake_loss(self, step: int) -> dict[str, torch.Tensor]:
-        """psi learns to denoise what theta draws, under the condition that made it."""
+        """The loss of psi: denoise what theta draws, under the condition that made it."""
         made, _, weight = self._rows(self.conditions.psi_weight)
         with torch.no_grad():
             x_t, t, e = self._noised(self._draw(made))
@@ -252,7 +253,7 @@ class Distillation(Objective):
         return {"fake_loss": (weight * per_row).sum() / s.batch}
 
     def loss(self, step: int) -> dict[str, torch.Tensor]:
-        """theta's loss; psi is frozen."""
+        """The loss of theta; psi is frozen."""
         s, n = self.settings, self.settings.batch
         made, asked, weight = self._rows(self.conditions.theta_weight)
         x_t, t, e = self._noised(self._draw(made))
@@ -287,10 +288,6 @@ class Distillation(Objective):
         t = torch.randint(*self.t_range, (len(x),)).to(x.device)
         e = torch.randn(x.shape).to(x.device)
         return maths.add_noise(x, e, self.teacher.alphas_cumprod[t]), t, e
-
-    def after_step(self, step: int) -> None:
-        if step >= self.warmup:
-            self.average.update(self.parameters(), step - self.warmup)
 
     def state(self) -> dict[str, torch.Tensor]:
         fake = {f"fake.{name}": p.detach() for name, p in self.fake_parameters().items()}

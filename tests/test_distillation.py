@@ -60,7 +60,7 @@ def test_the_loss_in_noise_equals_the_loss_in_pictures(alpha):
 
 @pytest.mark.parametrize("alpha", ALPHAS)
 def test_a_generator_at_the_wrong_place_is_pulled_by_k_squared(alpha):
-    """dL / dtheta = k^2 (theta - m), k = b^2 / V, with psi the score of the generator."""
+    """The gradient is k^2 (theta - m), k = b^2 / V, with psi the score of the generator."""
     m, spread = 1.5, 0.7
     abar = torch.full((64,), 0.3, dtype=torch.float64)
     with seeding.seeded("translation"):
@@ -143,7 +143,7 @@ def seeded_loss(made: Distillation, name: str = "loss") -> dict[str, torch.Tenso
 
 
 def test_at_first_only_what_is_to_be_forgotten_pulls(label_model):
-    """psi equals phi, so under equal conditions their difference is 0, and so is its gradient."""
+    """As psi equals phi, their difference under equal conditions is 0, and so is its gradient."""
     plain = objective(label_model, forget=False)
     found = seeded_loss(plain)
     assert found["generator_loss"].item() == 0 and found["gap"].item() == 0
@@ -275,7 +275,7 @@ def test_distilling_alone_keeps_every_class(labels_folder, tmp_path):
 def test_what_cannot_be_distilled_is_refused_in_a_sentence(label_model, labels_folder, sd_folder):
     with pytest.raises(UsageError, match="is a generator that was distilled already"):
         objective(label_model.drawing_by(Generator(440)))
-    with pytest.raises(UsageError, match="is no generator distilled at sigma_init 2.5"):
+    with pytest.raises(UsageError, match=r"is no generator distilled at sigma_init 2\.5"):
         objective(label_model, start=str(labels_folder))
     with pytest.raises(UsageError, match="sigma_range must rise"):
         objective(label_model, sigma_range=(5.0, 1.0))

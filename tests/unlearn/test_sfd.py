@@ -57,7 +57,7 @@ def test_requests_of_the_card_become_one_class(label_model):
 
 
 def test_without_weights_what_is_forgotten_changes_nothing(label_model):
-    """lambda = mu = 0 is plain distillation of the classes that stay: bit for bit."""
+    """With lambda = mu = 0 it is plain distillation of the classes that stay: bit for bit."""
     settings = {"steps": 2, "batch": 2, "lr": 1e-3, "psi_weight": 0, "theta_weight": 0}
     ends = [
         mu_vision.erase(label_model, forget("cat", anchor), "sfd", **settings).model.fingerprint()
