@@ -19,12 +19,21 @@ import numpy as np
 from ..environment import environment
 from ..errors import UsageError
 from .answers import AnswerSet, generate
+from .class_protocol import ClassProtocol
 from .marks import Bench, Marks, open_bench
 from .measure import Measured, Measurer
 from .plan import concept_plan, grid_plan
 from .prompts import PromptProtocol
 from .protocol import Protocol, load_protocol
-from .quality import check_judges, check_original, check_requests, collapse
+from .quality import (
+    NO_OP,
+    UNCHANGED,
+    UNCOMPARED,
+    check_judges,
+    check_original,
+    check_requests,
+    collapse,
+)
 from .scorecard import Metric, Scorecard
 
 if TYPE_CHECKING:
@@ -37,7 +46,7 @@ _SHELF_SIZE = 2
 
 
 def prepare(
-    protocol: Protocol | PromptProtocol,
+    protocol: Protocol | PromptProtocol | ClassProtocol,
     requests: Sequence[ConceptRequest] = (),
     device: Any = "cpu",
 ) -> None:
@@ -52,6 +61,12 @@ def prepare(
 
         open_prompt_bench(protocol, device)
         return
+    if isinstance(protocol, ClassProtocol):
+        from .classes import check_class_requests, open_class_bench
+
+        check_class_requests(protocol, requests)
+        open_class_bench(protocol, device)
+        return
     bench = open_bench(protocol, device)
     check_judges(bench)
     check_requests(bench, requests)
@@ -59,7 +74,7 @@ def prepare(
 
 def evaluate(
     model: DiffusionModel | AnswerSet | str | Path,
-    protocol: Protocol | PromptProtocol | str | Path = "minicanvas",
+    protocol: Protocol | PromptProtocol | ClassProtocol | str | Path = "minicanvas",
     request: ConceptRequest | Sequence[ConceptRequest] | None = None,
     original: DiffusionModel | AnswerSet | str | Path | None = None,
     folder: Path | str | None = None,
@@ -73,7 +88,8 @@ def evaluate(
 
     Args:
         model: draws the pictures; or an answer set that was drawn elsewhere.
-        protocol: a protocol, its name, or a YAML file (of prompts: see ``shown.py``).
+        protocol: a protocol, its name, or a YAML file (of prompts: see ``shown.py``; of
+            classes: see ``classes.py``).
         request: what was to be forgotten; several of one kind for several at once; None measures
             accuracies only.
         original: the model before the edit. Its pictures start from the same latents. Give the
@@ -100,9 +116,9 @@ def evaluate(
     model = _loaded(model)
     original = model if twice else _loaded(original)
     requests = _requests(request)
-    if isinstance(protocol, PromptProtocol):
+    if isinstance(protocol, PromptProtocol | ClassProtocol):
         places = (folder, original_folder)
-        return _of_prompts(model, protocol, requests, original, places, method, batch, cost)
+        return _of_kind(model, protocol, requests, original, places, method, batch, cost)
     bench = open_bench(protocol, _device(model))
     warnings = check_judges(bench)
     keep = folder if original_folder is None else original_folder
@@ -123,10 +139,13 @@ def evaluate(
     return _scorecard(_name(model), measurer, subject, warnings + said, flags, method)
 
 
-def _of_prompts(model, protocol, requests, original, places, method, batch, cost) -> Scorecard:
-    from .shown import evaluate_prompts
+def _of_kind(model, protocol, requests, original, places, method, batch, cost) -> Scorecard:
+    if isinstance(protocol, ClassProtocol):
+        from .classes import evaluate_classes as measured
+    else:
+        from .shown import evaluate_prompts as measured
 
-    card = evaluate_prompts(model, protocol, requests, original, *places, method, batch)
+    card = measured(model, protocol, requests, original, *places, method, batch)
     card.metrics.update((m.name, m) for m in [*_storage(model, original), *_costs(cost)])
     return card
 
@@ -143,9 +162,7 @@ def _compare(
         return {**flags, "collapsed": False}, []
     said = _said(flags)
     if before is None:
-        said.append(
-            "No original was given, so nothing says how much of this was so before the edit."
-        )
+        said.append(UNCOMPARED)
     ruined = collapse(
         metrics, before.measured.metrics if before else None, measurer.protocol.collapse
     )
@@ -214,9 +231,9 @@ def _flags(subject: _Subject, before: _Subject | None, is_original: bool) -> dic
 
 def _said(flags: Mapping[str, bool]) -> list[str]:
     if flags["no_op"]:
-        return ["The edit is a no-op: weights and pictures equal the original's, bit for bit."]
+        return [NO_OP]
     if flags["unchanged_pictures"]:
-        return ["The weights moved, but not one picture did: they equal the original's."]
+        return [UNCHANGED]
     return []
 
 

@@ -1,8 +1,10 @@
 """Train the label-conditional pixel diffusion model of MiniCanvas's objects.
 
-    L = |eps - eps_theta(a_t x + b_t eps, t, y)|^2,   t ~ U{0..999},  y = null in one case of ten
+    L = |v - v_theta(a_t x + b_t eps, t, y)|^2,   v = a_t eps - b_t x,   t ~ U{0..999}
 
-x are the generator's pictures in all styles, scaled down; y the object. The noise schedule is
+y is null in one case of ten. The network predicts velocity (Salimans and Ho 2022, arXiv 2202.00512):
+where noise is all there is to see it answers with the picture, while an error in predicted noise
+would come out multiplied by sigma = b / a, up to 157. x are the generator's pictures in all styles, scaled down; y the object. The noise schedule is
 DDPM's linear one (Ho et al. 2020, arXiv 2006.11239). What is saved is the moving average of the
 weights. ``without`` leaves objects (or styles) out of the pictures, which makes the model that
 never knew them (Retrain): the network keeps their label, which no picture ever had.
@@ -23,7 +25,7 @@ from ..errors import UsageError
 from ..loop import LoopConfig
 from ..models.denoiser import to_pixels
 from ..models.labels import LabelModel, LabelPipeline
-from ..models.maths import add_noise
+from ..models.maths import coefficients
 from ..models.weights import MovingAverage
 from ..registry import register
 from .base import NetworkObjective, Trainer
@@ -36,7 +38,7 @@ class LabelUNetTrainer(Trainer):
 
     output: ClassVar[str] = "objects"
     steps: int = 6000
-    batch: int = 64
+    batch: int = 32
     lr: float = 1e-3
     size: int = 32
     patch: int = 2
@@ -97,7 +99,10 @@ class LabelUNetObjective(NetworkObjective):
             torch.manual_seed(settings.seed)
             self.network = settings.build_unet().to(device)
         self.scheduler = DDIMScheduler(
-            beta_schedule="linear", clip_sample=False, timestep_spacing="trailing"
+            beta_schedule="linear",
+            clip_sample=False,
+            timestep_spacing="trailing",
+            prediction_type="v_prediction",
         )
         self.abar = self.scheduler.alphas_cumprod.to(device)
         self.average = MovingAverage(self.parameters(), settings.average)
@@ -112,8 +117,9 @@ class LabelUNetObjective(NetworkObjective):
         # one timestep from each of B equal slices of the schedule: the same marginal, less noise
         t = ((torch.arange(batch) + torch.rand(batch)) * len(self.abar) / batch).long()
         t, noise = t.to(self.device), torch.randn(x.shape).to(self.device)
-        predicted = self.network(add_noise(x, noise, self.abar[t]), t, class_labels=labels).sample
-        return {"denoising_loss": F.mse_loss(predicted.float(), noise)}
+        a, b = coefficients(self.abar[t], x)
+        predicted = self.network(a * x + b * noise, t, class_labels=labels).sample
+        return {"denoising_loss": F.mse_loss(predicted.float(), a * noise - b * x)}
 
     def after_step(self, step: int) -> None:
         self.average.update(self.parameters(), step)
