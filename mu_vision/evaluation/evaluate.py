@@ -37,7 +37,7 @@ from .quality import (
 from .scorecard import Metric, Scorecard
 
 if TYPE_CHECKING:
-    from ..models.diffusion import DiffusionModel
+    from ..models.denoiser import Denoiser
     from ..request import ConceptRequest
 
 COSTS = {"seconds": "s", "peak_memory_gb": "GB", "storage_gb": "GB"}
@@ -73,10 +73,10 @@ def prepare(
 
 
 def evaluate(
-    model: DiffusionModel | AnswerSet | str | Path,
+    model: Denoiser | AnswerSet | str | Path,
     protocol: Protocol | PromptProtocol | ClassProtocol | str | Path = "minicanvas",
     request: ConceptRequest | Sequence[ConceptRequest] | None = None,
-    original: DiffusionModel | AnswerSet | str | Path | None = None,
+    original: Denoiser | AnswerSet | str | Path | None = None,
     folder: Path | str | None = None,
     *,
     original_folder: Path | str | None = None,
@@ -174,7 +174,7 @@ class _Subject:
 
     def __init__(
         self,
-        model: DiffusionModel | AnswerSet,
+        model: Denoiser | AnswerSet,
         measurer: Measurer,
         folder: Path | str | None,
         batch: int | None,
@@ -195,7 +195,7 @@ class _Subject:
 
 
 def _shelved(
-    model: DiffusionModel | AnswerSet, bench: Bench, folder: Path | str | None, batch: int | None
+    model: Denoiser | AnswerSet, bench: Bench, folder: Path | str | None, batch: int | None
 ) -> tuple[AnswerSet, Marks]:
     """Pictures and marks of a model; the last few are remembered, so an original is drawn once."""
     if isinstance(model, AnswerSet):

@@ -15,8 +15,7 @@ from safetensors.torch import save_file
 
 from .. import files
 from ..errors import UsageError
-from ..models.denoiser import Generator
-from ..models.diffusion import DiffusionModel
+from ..models.denoiser import Denoiser, Generator
 from ..models.loading import PICKLES
 from ..unlearn.base import changed
 
@@ -24,8 +23,8 @@ FORMAT = "mu-vision-delta-1"
 
 
 def save_delta(
-    original: DiffusionModel,
-    edited: DiffusionModel,
+    original: Denoiser,
+    edited: Denoiser,
     path: Path | str,
     method: str = "",
     requests: Sequence[Any] = (),
@@ -87,7 +86,7 @@ def read_metadata(path: Path | str) -> dict[str, str]:
     return metadata
 
 
-def describe(path: Path | str, base: DiffusionModel, edited: DiffusionModel) -> dict[str, Any]:
+def describe(path: Path | str, base: Denoiser, edited: Denoiser) -> dict[str, Any]:
     """What ``mu_vision.json`` says of a model that a delta was put into, as plain JSON values."""
     metadata = read_metadata(path)
     return {
@@ -100,7 +99,7 @@ def describe(path: Path | str, base: DiffusionModel, edited: DiffusionModel) -> 
     }
 
 
-def apply_delta(path: Path | str, model: DiffusionModel) -> DiffusionModel:
+def apply_delta(path: Path | str, model: Denoiser) -> Denoiser:
     """A new model with the file's tensors in place; the given model is not changed.
 
     Warns when the model is not the one that the delta was made from.

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 import torch
 
-from .denoiser import MARK, Denoiser, to_pictures, to_pixels
+from .denoiser import Denoiser, to_pictures, to_pixels
 from .loading import TEXT_PIPELINES
 from .reader import ENCODERS, PromptReader
 from .text import TextStates
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-
-__all__ = ["MARK", "DiffusionModel"]
 
 
 class DiffusionModel(PromptReader, Denoiser):

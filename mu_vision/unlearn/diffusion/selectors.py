@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from ...errors import UsageError
-from ...models.diffusion import DiffusionModel
+from ...models.denoiser import Denoiser
 
 Variant = Literal["x", "x-strict", "u", "noxattn", "full", "selfattn", "text"]
 
@@ -36,7 +36,7 @@ _UNET: dict[str, Callable[[list[str]], bool]] = {
 }
 
 
-def select(model: DiffusionModel, variant: Variant) -> list[str]:
+def select(model: Denoiser, variant: Variant) -> list[str]:
     """Full names of the parameters of a variant, in the model's order.
 
     Args:
@@ -61,7 +61,7 @@ def select(model: DiffusionModel, variant: Variant) -> list[str]:
     return chosen
 
 
-def select_text(model: DiffusionModel, layers: int = 0) -> list[str]:
+def select_text(model: Denoiser, layers: int = 0) -> list[str]:
     """Full names of what AdvUnlearn trains of the text encoders, in the model's order.
 
     All layers and the final norm, as in the published code; positions and the vocabulary never
