@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .evaluation.protocol import Protocol
     from .evaluation.scorecard import Scorecard
-    from .models.diffusion import DiffusionModel
+    from .models.denoiser import Denoiser
     from .recipe import Recipe
     from .request import ConceptRequest
     from .runs import RunResult
@@ -34,8 +34,8 @@ class Erased:
         unlearned: time, memory, names of the tensors that moved, the method's own report.
     """
 
-    model: DiffusionModel
-    original: DiffusionModel
+    model: Denoiser
+    original: Denoiser
     request: ConceptRequest | tuple[ConceptRequest, ...]
     unlearner: Unlearner
     unlearned: Unlearned
@@ -44,15 +44,15 @@ class Erased:
         return save(self, folder)
 
 
-def load_model(name_or_path: str | Path, device: str | None = None) -> DiffusionModel:
+def load_model(name_or_path: str | Path, device: str | None = None) -> Denoiser:
     """Load an embedded model (``minicanvas/sd``), a ``diffusers`` folder, or a hub id.
 
     Raises:
         UsageError: missing, corrupt or truncated files, a pickle, or not a model folder.
     """
-    from .models.diffusion import DiffusionModel
+    from .models.zoo import load_model as read
 
-    return DiffusionModel.load(str(name_or_path), device=device)
+    return read(str(name_or_path), device=device)
 
 
 def methods() -> list[str]:
@@ -74,7 +74,7 @@ def unlearner(method: str, settings: Mapping[str, Any], family: str | None = Non
 
 
 def erase(
-    model: DiffusionModel | str | Path,
+    model: Denoiser | str | Path,
     request: ConceptRequest | Sequence[ConceptRequest],
     method: str = "esd",
     folder: Path | str | None = None,
@@ -105,10 +105,10 @@ def erase(
 
 
 def evaluate(
-    model: Erased | DiffusionModel | str | Path,
+    model: Erased | Denoiser | str | Path,
     protocol: Protocol | str = "minicanvas",
     request: ConceptRequest | None = None,
-    original: DiffusionModel | str | Path | None = None,
+    original: Denoiser | str | Path | None = None,
     folder: Path | str | None = None,
 ) -> Scorecard:
     """Draw a protocol's answer set and judge it.
@@ -143,10 +143,10 @@ def evaluate(
 
 
 def audit(
-    model: Erased | DiffusionModel | str | Path,
+    model: Erased | Denoiser | str | Path,
     protocol: Protocol | str = "minicanvas_robust",
     request: ConceptRequest | None = None,
-    original: DiffusionModel | str | Path | None = None,
+    original: Denoiser | str | Path | None = None,
     folder: Path | str | None = None,
     targets: Path | str | None = None,
 ) -> Scorecard:
@@ -193,7 +193,7 @@ def audit(
     return card.attacked(found, metrics_of(found, battery.judge))
 
 
-def save(model: Erased | DiffusionModel, folder: Path | str) -> Path:
+def save(model: Erased | Denoiser, folder: Path | str) -> Path:
     """Write a complete ``diffusers`` folder, for an ``Erased`` with its model card.
 
     Raises:
@@ -209,7 +209,7 @@ def save(model: Erased | DiffusionModel, folder: Path | str) -> Path:
     return folder
 
 
-def apply_delta(delta: Path | str, model: DiffusionModel | str | Path) -> DiffusionModel:
+def apply_delta(delta: Path | str, model: Denoiser | str | Path) -> Denoiser:
     """A new model: ``model`` with the changed weights of a delta file in it.
 
     Raises:
@@ -220,7 +220,7 @@ def apply_delta(delta: Path | str, model: DiffusionModel | str | Path) -> Diffus
     return apply(Path(delta), model if _is_model(model) else load_model(model))
 
 
-def apply_encoder(encoder: Path | str, model: DiffusionModel | str | Path) -> DiffusionModel:
+def apply_encoder(encoder: Path | str, model: Denoiser | str | Path) -> Denoiser:
     """A new model: ``model`` with the text encoder of a folder in it.
 
     Args:
@@ -237,7 +237,7 @@ def apply_encoder(encoder: Path | str, model: DiffusionModel | str | Path) -> Di
 
 
 def render(
-    model: Erased | DiffusionModel | str | Path,
+    model: Erased | Denoiser | str | Path,
     prompts: str | Sequence[str],
     seed: int = 0,
     steps: int = 25,

@@ -125,7 +125,7 @@ def apply_to(encoder: Path, to: str, output: Path) -> Path:
     """
     from .export import delta
     from .export import encoder as plug_in
-    from .models.diffusion import MARK
+    from .models.denoiser import MARK
 
     check_output(output)
     if not encoder.exists():

@@ -29,6 +29,7 @@ OPTIONAL = {
 EMBEDDED = {
     "sd": "the Stable Diffusion pipeline of MiniCanvas",
     "sd-without-neon-cat": "the same trained without neon and cats",
+    "objects": "the label-conditional diffusion model of MiniCanvas",
     "clip": "the CLIP model of MiniCanvas",
     "style-judge": "the style judge",
     "object-judge": "the object judge",
@@ -136,7 +137,7 @@ def _embedded() -> Iterator[Finding]:
 
 
 def _loader(name: str) -> Callable[[str], object]:
-    if name.startswith("sd"):
+    if (resources.EMBEDDED / name / "model_index.json").is_file():
         from .api import load_model
 
         return load_model

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .evaluation.protocol import Protocol
     from .evaluation.robustness import Battery
     from .evaluation.scorecard import Scorecard
-    from .models.diffusion import DiffusionModel
+    from .models.denoiser import Denoiser
     from .request import ConceptRequest
     from .unlearn.base import Unlearner
 
@@ -70,10 +70,10 @@ class Original:
         self.source = source
 
     @cached_property
-    def model(self) -> DiffusionModel:
-        from .models.diffusion import DiffusionModel
+    def model(self) -> Denoiser:
+        from .models.zoo import load_model
 
-        return DiffusionModel.load(self.source)
+        return load_model(self.source)
 
 
 class Chain:
@@ -105,7 +105,7 @@ class Chain:
         self.original = original or (Original(source) if source else None)
 
     def run(self) -> RunResult:
-        from .models.diffusion import DiffusionModel
+        from .models.zoo import load_model
 
         folder = self.folder
         unlearners: dict[str, Unlearner] = {}
@@ -118,7 +118,7 @@ class Chain:
         if self.original:
             scorecards[ORIGINAL] = self.measure(ORIGINAL, self.original.model)
         for label, source in self.sources(unlearners).items():
-            scorecards[label] = self.measure(label, DiffusionModel.load(source))
+            scorecards[label] = self.measure(label, load_model(source))
         scores = self.scores(scorecards)
         files.write_json(folder / "scores.json", scores)
         report = self.stages.run(
@@ -213,7 +213,7 @@ class Chain:
         device = self.original.model.device if self.original else device
         prepare(self.protocol, self.requests, device)
 
-    def measure(self, label: str, model: DiffusionModel) -> Scorecard:
+    def measure(self, label: str, model: Denoiser) -> Scorecard:
         """The scorecard of one model, with what attacks find if the protocol has any."""
         if isinstance(self.recipe, AuditRecipe):
             card = self.blank(label, model)
@@ -249,7 +249,7 @@ class Chain:
             Path(targets) if targets else None, self.stages.announce,
         )  # fmt: skip
 
-    def blank(self, label: str, model: DiffusionModel) -> Scorecard:
+    def blank(self, label: str, model: Denoiser) -> Scorecard:
         """A scorecard without measurements, for what attacks find."""
         from .evaluation.scorecard import Scorecard
 
@@ -259,7 +259,7 @@ class Chain:
             settings=self.protocol.model_dump(mode="json"), environment=environment(),
         )  # fmt: skip
 
-    def evaluate(self, label: str, model: DiffusionModel) -> Scorecard:
+    def evaluate(self, label: str, model: Denoiser) -> Scorecard:
         """The scorecard of one model."""
         from .evaluation.scorecard import Scorecard
 
@@ -275,7 +275,7 @@ class Chain:
         )
         return Scorecard.from_json(record.result)
 
-    def judge(self, label: str, model: DiffusionModel) -> Scorecard:
+    def judge(self, label: str, model: Denoiser) -> Scorecard:
         from .evaluation.evaluate import evaluate
 
         erased = self.stages.records.get(f"erase-{label}")
@@ -340,7 +340,8 @@ def _check_inputs(recipe: Recipe) -> None:
     if isinstance(recipe, ForgetRecipe):
         return
     if isinstance(recipe, TrainRecipe):
-        sources = [start for _, job in recipe.jobs() if (start := getattr(job, "start", None))]
+        inputs = (getattr(job, key, None) for _, job in recipe.jobs() for key in ("model", "start"))
+        sources = [source for source in inputs if source]
     elif isinstance(recipe, EvaluateRecipe):
         sources = [*([recipe.original] if recipe.original else []), *recipe.models.values()]
     else:

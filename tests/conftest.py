@@ -43,6 +43,20 @@ def sdxl(sdxl_folder):
 
 
 @pytest.fixture(scope="session")
+def labels_folder(tmp_path_factory) -> Path:
+    """A tiny LabelPipeline folder of tree, cat and boat; do not write into it."""
+    return tiny.tiny_labels(tmp_path_factory.mktemp("tiny") / "labels")
+
+
+@pytest.fixture(scope="session")
+def label_model(labels_folder):
+    """The tiny label-conditional model; do not change its weights."""
+    from mu_vision.models.labels import LabelModel
+
+    return LabelModel.load(labels_folder, "cpu")
+
+
+@pytest.fixture(scope="session")
 def digit_net():
     """A small classifier of digits, trained for a moment; do not change its weights."""
     from labelled import trained_net

@@ -16,6 +16,7 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    UNet2DModel,
 )
 from transformers import (
     CLIPTextConfig,
@@ -138,5 +139,40 @@ def tiny_sdxl(folder: Path | str, seed: int = 0) -> Path:
             scheduler=scheduler(),
             add_watermarker=False,
         )
+    pipeline.save_pretrained(folder)
+    return Path(folder)
+
+
+OBJECTS = ("tree", "cat", "boat")
+
+
+def tiny_labels(
+    folder: Path | str, seed: int = 0, prediction_type: str = "epsilon", patch: int = 2
+) -> Path:
+    """Write a LabelPipeline of three classes with 16x16 pictures."""
+    from mu_vision.models.labels import LabelPipeline
+
+    channels = 3 * patch**2
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = UNet2DModel(
+            sample_size=16 // patch,
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=8,
+            norm_num_groups=4,
+            num_class_embeds=len(OBJECTS) + 1,
+        )
+        noise = DDIMScheduler(
+            beta_schedule="linear",
+            clip_sample=False,
+            timestep_spacing="trailing",
+            prediction_type=prediction_type,
+        )
+        pipeline = LabelPipeline(network, noise, dict(enumerate(OBJECTS)), patch)
     pipeline.save_pretrained(folder)
     return Path(folder)

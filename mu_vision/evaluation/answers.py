@@ -34,7 +34,7 @@ from .plan import Plan, grid_plan
 from .protocol import Protocol
 
 if TYPE_CHECKING:
-    from ..models.diffusion import DiffusionModel
+    from ..models.denoiser import Denoiser
 
 # A picture drawn in a batch of 1 and in a batch of 8 differs by at most this many of 255 levels
 # (matrix products of other shapes round differently); the same batches give the same bytes.
@@ -167,7 +167,7 @@ class AnswerSet:
 
 
 def generate(
-    model: DiffusionModel,
+    model: Denoiser,
     protocol: Protocol,
     folder: Path | str | None = None,
     batch: int | None = None,
@@ -229,7 +229,7 @@ def _answer_set(plan, pictures, fingerprint, key, seconds, memory) -> AnswerSet:
 class _Artist:
     """Draws rows of a plan; every text is encoded once, or once a batch for long tables."""
 
-    def __init__(self, model: DiffusionModel, protocol: Protocol, plan: Plan):
+    def __init__(self, model: Denoiser, protocol: Protocol, plan: Plan):
         self.model, self.protocol, self.plan = model, protocol, plan
         self.states = None
         if plan.remember:

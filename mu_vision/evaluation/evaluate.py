@@ -19,17 +19,26 @@ import numpy as np
 from ..environment import environment
 from ..errors import UsageError
 from .answers import AnswerSet, generate
+from .class_protocol import ClassProtocol
 from .marks import Bench, Marks, open_bench
 from .measure import Measured, Measurer
 from .plan import Plan, concept_plan, grid_plan
 from .prompts import PromptProtocol
 from .protocol import Protocol, load_protocol
-from .quality import check_judges, check_original, check_requests, collapse
+from .quality import (
+    NO_OP,
+    UNCHANGED,
+    UNCOMPARED,
+    check_judges,
+    check_original,
+    check_requests,
+    collapse,
+)
 from .scorecard import Metric, Scorecard
 from .wordings import wordings_metrics, wordings_plan
 
 if TYPE_CHECKING:
-    from ..models.diffusion import DiffusionModel
+    from ..models.denoiser import Denoiser
     from ..request import ConceptRequest
 
 COSTS = {"seconds": "s", "peak_memory_gb": "GB", "storage_gb": "GB"}
@@ -38,7 +47,7 @@ _SHELF_SIZE = 2
 
 
 def prepare(
-    protocol: Protocol | PromptProtocol,
+    protocol: Protocol | PromptProtocol | ClassProtocol,
     requests: Sequence[ConceptRequest] = (),
     device: Any = "cpu",
 ) -> None:
@@ -53,16 +62,22 @@ def prepare(
 
         open_prompt_bench(protocol, device)
         return
+    if isinstance(protocol, ClassProtocol):
+        from .classes import check_class_requests, open_class_bench
+
+        check_class_requests(protocol, requests)
+        open_class_bench(protocol, device)
+        return
     bench = open_bench(protocol, device)
     check_judges(bench)
     check_requests(bench, requests)
 
 
 def evaluate(
-    model: DiffusionModel | AnswerSet | str | Path,
-    protocol: Protocol | PromptProtocol | str | Path = "minicanvas",
+    model: Denoiser | AnswerSet | str | Path,
+    protocol: Protocol | PromptProtocol | ClassProtocol | str | Path = "minicanvas",
     request: ConceptRequest | Sequence[ConceptRequest] | None = None,
-    original: DiffusionModel | AnswerSet | str | Path | None = None,
+    original: Denoiser | AnswerSet | str | Path | None = None,
     folder: Path | str | None = None,
     *,
     original_folder: Path | str | None = None,
@@ -74,7 +89,8 @@ def evaluate(
 
     Args:
         model: draws the pictures; or an answer set that was drawn elsewhere.
-        protocol: a protocol, its name, or a YAML file (of prompts: see ``shown.py``).
+        protocol: a protocol, its name, or a YAML file (of prompts: see ``shown.py``; of
+            classes: see ``classes.py``).
         request: what was to be forgotten; several of one kind for several at once; None measures
             accuracies only.
         original: the model before the edit. Its pictures start from the same latents. Give the
@@ -101,9 +117,9 @@ def evaluate(
     model = _loaded(model)
     original = model if twice else _loaded(original)
     requests = _requests(request)
-    if isinstance(protocol, PromptProtocol):
+    if isinstance(protocol, PromptProtocol | ClassProtocol):
         places = (folder, original_folder)
-        return _of_prompts(model, protocol, requests, original, places, method, batch, cost)
+        return _of_kind(model, protocol, requests, original, places, method, batch, cost)
     bench = open_bench(protocol, _device(model))
     warnings = check_judges(bench)
     keep = folder if original_folder is None else original_folder
@@ -124,10 +140,13 @@ def evaluate(
     return _scorecard(_name(model), measurer, subject, warnings + said, flags, method)
 
 
-def _of_prompts(model, protocol, requests, original, places, method, batch, cost) -> Scorecard:
-    from .shown import evaluate_prompts
+def _of_kind(model, protocol, requests, original, places, method, batch, cost) -> Scorecard:
+    if isinstance(protocol, ClassProtocol):
+        from .classes import evaluate_classes as measured
+    else:
+        from .shown import evaluate_prompts as measured
 
-    card = evaluate_prompts(model, protocol, requests, original, *places, method, batch)
+    card = measured(model, protocol, requests, original, *places, method, batch)
     card.metrics.update((m.name, m) for m in [*_storage(model, original), *_costs(cost)])
     return card
 
@@ -148,9 +167,7 @@ def _compare(
         return {**flags, "collapsed": False}, []
     said = _said(flags)
     if before is None:
-        said.append(
-            "No original was given, so nothing says how much of this was so before the edit."
-        )
+        said.append(UNCOMPARED)
     ruined = collapse(
         metrics, before.measured.metrics if before else None, measurer.protocol.collapse
     )
@@ -162,7 +179,7 @@ class _Subject:
 
     def __init__(
         self,
-        model: DiffusionModel | AnswerSet,
+        model: Denoiser | AnswerSet,
         measurer: Measurer,
         folder: Path | str | None,
         batch: int | None,
@@ -195,7 +212,7 @@ def _extra(
 
 
 def _shelved(
-    model: DiffusionModel | AnswerSet, bench: Bench, folder: Path | str | None, batch: int | None
+    model: Denoiser | AnswerSet, bench: Bench, folder: Path | str | None, batch: int | None
 ) -> tuple[AnswerSet, Marks]:
     """Pictures and marks of a model; the last few are remembered, so an original is drawn once."""
     if isinstance(model, AnswerSet):
@@ -231,9 +248,9 @@ def _flags(subject: _Subject, before: _Subject | None, is_original: bool) -> dic
 
 def _said(flags: Mapping[str, bool]) -> list[str]:
     if flags["no_op"]:
-        return ["The edit is a no-op: weights and pictures equal the original's, bit for bit."]
+        return [NO_OP]
     if flags["unchanged_pictures"]:
-        return ["The weights moved, but not one picture did: they equal the original's."]
+        return [UNCHANGED]
     return []
 
 
@@ -314,9 +331,9 @@ def _requests(request: Any) -> tuple[ConceptRequest, ...]:
 
 def _loaded(model: Any) -> Any:
     if isinstance(model, str | Path):
-        from ..models.diffusion import DiffusionModel
+        from ..models.zoo import load_model
 
-        return DiffusionModel.load(model)
+        return load_model(model)
     return model
 
 

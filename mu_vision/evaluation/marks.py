@@ -172,7 +172,7 @@ class Bench:
             self._reference = _read_reference(where) or self._look_at_reference()
             if where is not None and not where.is_file():
                 kept = {f"features.{n}": f for n, f in self._reference.features.items()}
-                _write(
+                write_arrays(
                     where, **kept, styles=self._reference.styles, objects=self._reference.objects
                 )
         return self._reference
@@ -256,7 +256,8 @@ class _Clock:
         self.seconds[self._name] = self.seconds.get(self._name, 0.0) + spent
 
 
-def _write(path: Path, **arrays: np.ndarray) -> None:
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write an ``.npz`` file, whole."""
     if int(os.environ.get("RANK", 0)) > 0:
         return  # of several processes the first one writes
     with files.replacing(path) as partial, open(partial, "wb") as file:
@@ -270,10 +271,15 @@ def _write_marks(path: Path, marks: Marks) -> None:
     arrays.update({f"seconds.{name}": np.float64(v) for name, v in marks.seconds.items()})
     if marks.clip is not None:
         arrays["clip"] = marks.clip
-    _write(path, **arrays)
+    write_arrays(path, **arrays)
 
 
-def _read_arrays(path: Path | None) -> dict[str, np.ndarray] | None:
+def read_arrays(path: Path | None) -> dict[str, np.ndarray] | None:
+    """What ``write_arrays`` wrote; None if there is no such file.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
     if path is None or not path.is_file():
         return None
     try:
@@ -292,7 +298,7 @@ def _part(arrays: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
 
 
 def _read_marks(path: Path) -> Marks | None:
-    arrays = _read_arrays(path)
+    arrays = read_arrays(path)
     if arrays is None:
         return None
     seconds = {name: float(value) for name, value in _part(arrays, "seconds").items()}
@@ -301,7 +307,7 @@ def _read_marks(path: Path) -> Marks | None:
 
 
 def _read_reference(path: Path | None) -> Reference | None:
-    arrays = _read_arrays(path)
+    arrays = read_arrays(path)
     if arrays is None:
         return None
     return Reference(_part(arrays, "features"), arrays["styles"], arrays["objects"])

@@ -18,6 +18,7 @@ from .protocol import Protocol, digest
 
 if TYPE_CHECKING:
     from ..request import ConceptRequest
+    from .class_protocol import ClassProtocol
     from .prompt_table import PromptTable
     from .prompts import PromptProtocol
 
@@ -154,7 +155,22 @@ def table_plan(protocol: PromptProtocol, table: PromptTable) -> Plan:
     )  # fmt: skip
 
 
-def settings_of(protocol: Protocol | PromptProtocol) -> dict[str, Any]:
+def class_plan(protocol: ClassProtocol) -> Plan:
+    """``per_class`` pictures of every class, in this order; the prompt is the class's name."""
+    each, names, known = protocol.per_class, protocol.names, protocol.card.object_names
+    objects, numbers = np.indices((len(names), each)).reshape(2, -1)
+    # positions in the card: a protocol of some classes draws the same pictures of them
+    parts = [
+        ("class", protocol.seed, known.index(names[o]), k)
+        for o, k in zip(objects.tolist(), numbers.tolist(), strict=True)
+    ]
+    return Plan(
+        tuple(names[o] for o in objects), np.full(len(objects), -1), objects, numbers, (), names,
+        tuple(parts), settings_of(protocol),
+    )  # fmt: skip
+
+
+def settings_of(protocol: Protocol | PromptProtocol | ClassProtocol) -> dict[str, Any]:
     """The sampler's settings, a part of an answer set's key."""
     names = ("steps", "guidance", "negative", "size", "precision", "jpeg_quality")
     return {name: getattr(protocol, name) for name in names}

@@ -19,6 +19,7 @@ from ..metrics.rates import Grid
 from ..validation import merged, read_yaml_file, validated
 
 if TYPE_CHECKING:
+    from .class_protocol import ClassProtocol
     from .prompts import PromptProtocol
 
 
@@ -307,11 +308,12 @@ def missing_files(name: str, files: Iterable[LocalFile]) -> list[str]:
 
 
 def load_protocol(
-    name_or_path: str | Path | Protocol | PromptProtocol,
-) -> Protocol | PromptProtocol:
+    name_or_path: str | Path | Protocol | PromptProtocol | ClassProtocol,
+) -> Protocol | PromptProtocol | ClassProtocol:
     """Read a protocol by its name (``"minicanvas"``) or from a YAML file.
 
-    ``kind: prompts`` in the file makes it a ``PromptProtocol``; without a kind it is a grid.
+    ``kind: prompts`` in the file makes it a ``PromptProtocol``, ``kind: classes`` a
+    ``ClassProtocol``; without a kind it is a grid.
 
     Raises:
         UsageError: if there is none, a key is unknown (the nearest is suggested) or a value does
@@ -327,17 +329,20 @@ def load_protocol(
     return protocol
 
 
-def _class_of(data: Mapping[str, Any], where: str) -> type[Protocol] | type[PromptProtocol]:
+def _class_of(data: Mapping[str, Any], where: str) -> type[Strict]:
     if "kind" not in data:
         return Protocol
-    if data["kind"] != "prompts":
-        raise UsageError(
-            f"{where}: there is no kind of protocol {data['kind']!r}. Write kind: prompts for a"
-            " table of prompts, or no kind for a grid of styles and objects."
-        )
+    from .class_protocol import ClassProtocol
     from .prompts import PromptProtocol
 
-    return PromptProtocol
+    kinds = {"prompts": PromptProtocol, "classes": ClassProtocol}
+    if data["kind"] not in kinds:
+        raise UsageError(
+            f"{where}: there is no kind of protocol {data['kind']!r}. Write kind: prompts for a"
+            " table of prompts, kind: classes for the classes of a label-conditional model, or no"
+            " kind for a grid of styles and objects."
+        )
+    return kinds[data["kind"]]
 
 
 def digest(*parts: Any) -> str:

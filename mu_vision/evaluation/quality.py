@@ -25,6 +25,12 @@ from .scorecard import Metric
 
 if TYPE_CHECKING:
     from ..request import ConceptRequest
+    from .answers import AnswerSet
+
+
+NO_OP = "The edit is a no-op: weights and pictures equal the original's, bit for bit."
+UNCHANGED = "The weights moved, but not one picture did: they equal the original's."
+UNCOMPARED = "No original was given, so nothing says how much of this was so before the edit."
 
 
 def check_requests(bench: Bench, requests: Sequence[ConceptRequest]) -> str | None:
@@ -111,6 +117,20 @@ def check_original(bench: Bench, metrics: Mapping[str, Metric], model: str) -> N
                 f" {100 * least:g} % are needed, so forgetting could not be told from never"
                 " having known. If this is an edited model, give its original too."
             )
+
+
+def moved(answers: AnswerSet, original: AnswerSet | None) -> tuple[dict[str, bool], list[str]]:
+    """Did the edit move anything? Flags, and what has to be said; nothing without an original."""
+    if original is None:
+        return {"no_op": False, "unchanged_pictures": False}, []
+    same_weights = answers.fingerprint == original.fingerprint
+    same_pictures = answers.digest == original.digest
+    if same_weights and same_pictures:
+        said = [NO_OP]
+    else:
+        said = [UNCHANGED] if same_pictures else []
+    flags = {"no_op": said == [NO_OP], "unchanged_pictures": said == [UNCHANGED]}
+    return flags, said
 
 
 def collapse(

@@ -106,6 +106,11 @@ class Battery:
         self.attacks = required_attacks(protocol)
         if not requests:
             raise UsageError("What was to be forgotten? Without a request nothing can be attacked.")
+        if original.classes:
+            raise UsageError(
+                f"{original.name} is asked with labels, not with text, and every attack here"
+                " searches for a text or changes one; attack a text-to-image model."
+            )
         self.original, self.request, self.protocol, self.bench = (
             original, requests[0], protocol, bench,
         )  # fmt: skip
@@ -331,10 +336,10 @@ _LOADED: dict[str, Any] = {}
 
 
 def _loaded(source: str) -> Any:
-    from ..models.diffusion import DiffusionModel
+    from ..models.zoo import load_model
 
     if source not in _LOADED:
-        _LOADED[source] = DiffusionModel.load(source)
+        _LOADED[source] = load_model(source)
     return _LOADED[source]
 
 

@@ -32,7 +32,7 @@ from .plan import table_plan
 from .prompt_table import read_table
 from .prompts import PUBLISHED, PromptProtocol
 from .protocol import digest
-from .quality import collapse
+from .quality import UNCOMPARED, collapse, moved
 from .scorecard import Metric, Scorecard
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def evaluate_prompts(
     if before is not None:
         warnings += _compare(subject, before, bench.detector)
         if not is_original:
-            flags, said = _moved(subject, before)
+            flags, said = moved(subject.answers, before.answers)
             warnings = said + warnings
     ruined: list[str] = []
     if not is_original:
@@ -276,23 +276,6 @@ def _compare(subject: Subject, before: Subject, detector: Detector) -> list[str]
     return said
 
 
-def _moved(subject: Subject, before: Subject) -> tuple[dict[str, bool], list[str]]:
-    """Did the edit move anything?"""
-    same_weights = subject.answers.fingerprint == before.answers.fingerprint
-    same_pictures = subject.answers.digest == before.answers.digest
-    flags = {
-        "no_op": same_weights and same_pictures,
-        "unchanged_pictures": same_pictures and not same_weights,
-    }
-    if flags["no_op"]:
-        said = ["The edit is a no-op: weights and pictures equal the original's, bit for bit."]
-    elif flags["unchanged_pictures"]:
-        said = ["The weights moved, but not one picture did: they equal the original's."]
-    else:
-        said = []
-    return flags, said
-
-
 def _cut(subject: Subject, protocol: PromptProtocol) -> list[str]:
     if not subject.cut:
         return []
@@ -305,9 +288,7 @@ def _cut(subject: Subject, protocol: PromptProtocol) -> list[str]:
 def _unmeasured(before: Subject | None, bench: PromptBench) -> list[str]:
     said = []
     if before is None:
-        said.append(
-            "No original was given, so nothing says how much of this was so before the edit."
-        )
+        said.append(UNCOMPARED)
     if bench.captions is None:
         said.append(
             f"{bench.protocol.name} draws no captions, so nothing says whether the pictures are"

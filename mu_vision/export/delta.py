@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 
 from .. import files
 from ..errors import UsageError
-from ..models.diffusion import DiffusionModel
+from ..models.denoiser import Denoiser, Generator
 from ..models.loading import PICKLES
 from ..unlearn.base import changed
 
@@ -22,8 +23,8 @@ FORMAT = "mu-vision-delta-1"
 
 
 def save_delta(
-    original: DiffusionModel,
-    edited: DiffusionModel,
+    original: Denoiser,
+    edited: Denoiser,
     path: Path | str,
     method: str = "",
     requests: Sequence[Any] = (),
@@ -54,6 +55,7 @@ def save_delta(
         "edited_sha256": edited.fingerprint(),
         "method": method,
         "requests": json.dumps([request.model_dump(mode="json") for request in requests]),
+        "generator": json.dumps(edited.generator and asdict(edited.generator)),
     }
     with files.replacing(path) as partial:
         kept = {name: tensors[name].detach().cpu().contiguous() for name in names}
@@ -84,7 +86,7 @@ def read_metadata(path: Path | str) -> dict[str, str]:
     return metadata
 
 
-def describe(path: Path | str, base: DiffusionModel, edited: DiffusionModel) -> dict[str, Any]:
+def describe(path: Path | str, base: Denoiser, edited: Denoiser) -> dict[str, Any]:
     """What ``mu_vision.json`` says of a model that a delta was put into, as plain JSON values."""
     metadata = read_metadata(path)
     return {
@@ -97,7 +99,7 @@ def describe(path: Path | str, base: DiffusionModel, edited: DiffusionModel) -> 
     }
 
 
-def apply_delta(path: Path | str, model: DiffusionModel) -> DiffusionModel:
+def apply_delta(path: Path | str, model: Denoiser) -> Denoiser:
     """A new model with the file's tensors in place; the given model is not changed.
 
     Warns when the model is not the one that the delta was made from.
@@ -129,4 +131,7 @@ def apply_delta(path: Path | str, model: DiffusionModel) -> DiffusionModel:
         with torch.no_grad():
             for name in names:
                 targets[name].copy_(opened.get_tensor(name))
+    generator = json.loads(metadata.get("generator", "null"))
+    if generator:
+        edited = edited.drawing_by(Generator(**generator))
     return edited.freeze()

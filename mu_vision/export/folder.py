@@ -13,7 +13,7 @@ import torch
 
 from .. import __version__
 from ..errors import RunError, UsageError
-from ..models.diffusion import MARK, DiffusionModel
+from ..models.denoiser import MARK, Denoiser
 from ..models.loading import read_pipeline
 from ..request import ConceptRequest
 from ..unlearn.base import Unlearned, Unlearner
@@ -56,7 +56,7 @@ def export(
     request: ConceptRequest | Sequence[ConceptRequest],
     unlearner: Unlearner,
     folder: Path | str,
-    original: DiffusionModel | None = None,
+    original: Denoiser | None = None,
 ) -> Path:
     """Write the diffusers folder, ``README.md`` and ``mu_vision.json``; read it again and compare.
 
@@ -86,7 +86,7 @@ def describe(
     unlearned: Unlearned,
     requests: Sequence[ConceptRequest],
     unlearner: Unlearner,
-    original: DiffusionModel | None,
+    original: Denoiser | None,
 ) -> dict[str, Any]:
     """What ``mu_vision.json`` says, as plain JSON values."""
     model = unlearned.model
@@ -129,14 +129,14 @@ def versions() -> dict[str, str]:
     return {**found, **{name: version(name) for name in libraries}}
 
 
-def verify(model: DiffusionModel, folder: Path) -> None:
+def verify(model: Denoiser, folder: Path) -> None:
     """Read the folder with plain diffusers and compare every tensor.
 
     Raises:
         RunError: for the first one that differs.
     """
     pipeline = read_pipeline(Path(folder))
-    for part, module in {**model.parts(), "vae": model.pipeline.vae}.items():
+    for part, module in {**model.parts(), **model.frozen_parts()}.items():
         mine, theirs = module.state_dict(), getattr(pipeline, part).state_dict()
         if mine.keys() != theirs.keys():
             raise RunError(f"{folder}/{part} has other tensors than were written.")

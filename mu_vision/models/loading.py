@@ -15,7 +15,9 @@ from .. import resources
 from ..errors import UsageError, unknown
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+TEXT_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+LABEL_PIPELINES = ("LabelPipeline",)
+PIPELINES = (*TEXT_PIPELINES, *LABEL_PIPELINES)
 WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
@@ -72,12 +74,15 @@ def locate(name_or_path: str | Path) -> Path | str:
     return name
 
 
-def check_folder(folder: Path, parts: Sequence[str] = WEIGHTS) -> str:
+def check_folder(
+    folder: Path, parts: Sequence[str] = WEIGHTS, kinds: Sequence[str] = PIPELINES
+) -> str:
     """Check a diffusers folder and return the name of its pipeline class.
 
     Args:
         folder: what ``save_pretrained`` wrote.
         parts: the parts whose weights are looked at.
+        kinds: names of the pipeline classes that will do.
 
     Raises:
         UsageError: if it is not one, holds only pickles, or a weights file is cut off or damaged.
@@ -93,8 +98,8 @@ def check_folder(folder: Path, parts: Sequence[str] = WEIGHTS) -> str:
         kind = content["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{index} is damaged: it does not name a pipeline.") from error
-    if kind not in PIPELINES:
-        raise UsageError(f"{folder} holds a {kind}; the pipelines read here are {_listed()}.")
+    if kind not in kinds:
+        raise UsageError(f"{folder} holds a {kind}; the pipelines read here are {_listed(kinds)}.")
     for part in parts:
         if content.get(part, [None, None])[0] is not None:
             check_weights(folder / part)
@@ -126,8 +131,8 @@ def check_weights(folder: Path) -> None:
             ) from error
 
 
-def read_pipeline(source: Path | str) -> Any:
-    """A pipeline with float32 weights, nothing of it requiring grad.
+def read_pipeline(source: Path | str, kinds: Sequence[str] = PIPELINES) -> Any:
+    """A pipeline of one of these classes with float32 weights, nothing of it requiring grad.
 
     Raises:
         UsageError: if the folder or the model on the hub cannot be read as a pipeline.
@@ -135,14 +140,16 @@ def read_pipeline(source: Path | str) -> Any:
     from diffusers import DiffusionPipeline
 
     options: dict[str, Any] = {"use_safetensors": True}
+    reader: Any = DiffusionPipeline
     if isinstance(source, Path):
-        check_folder(source)
+        if check_folder(source, kinds=kinds) in LABEL_PIPELINES:
+            from .labels import LabelPipeline as reader  # no class of diffusers: it is ours
         options["local_files_only"] = True
         if all(".fp16." in file.name for file in (source / "unet").glob("*.safetensors")):
             options["variant"] = "fp16"
     try:
         with quiet():
-            pipeline = DiffusionPipeline.from_pretrained(str(source), **options)
+            pipeline = reader.from_pretrained(str(source), **options)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         if isinstance(source, Path):
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -151,14 +158,15 @@ def read_pipeline(source: Path | str) -> Any:
             f"There is no folder {source}, and a model of this name could be neither found in the"
             " local cache nor fetched. Fetch it where there is a network and give its folder."
         ) from error
-    if type(pipeline).__name__ not in PIPELINES:
+    if type(pipeline).__name__ not in kinds:
         kind = type(pipeline).__name__
-        raise UsageError(f"{source} is a {kind}; the pipelines read here are {_listed()}.")
+        raise UsageError(f"{source} is a {kind}; the pipelines read here are {_listed(kinds)}.")
     for module in pipeline.components.values():
         if isinstance(module, torch.nn.Module):
             module.float().requires_grad_(False).eval()
     return pipeline
 
 
-def _listed() -> str:
-    return " and ".join(PIPELINES)
+def _listed(kinds: Sequence[str]) -> str:
+    *others, last = kinds
+    return f"{', '.join(others)} and {last}" if others else last

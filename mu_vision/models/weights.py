@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -38,3 +39,30 @@ def digest_of(module: torch.nn.Module) -> bytes:
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     _DIGESTS[module] = (version, digest.digest())
     return digest.digest()
+
+
+class MovingAverage:
+    """Exponential moving average of parameters, with a warm-up.
+
+    The share that is kept rises as (n + 1) / (n + 10) to ``keep``, so that a short run does not end
+    with an average that is mostly its starting point.
+
+    Attributes:
+        values: name -> averaged tensor.
+    """
+
+    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], keep: float):
+        self.keep = keep
+        self.values = {name: p.detach().clone() for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, parameters: Mapping[str, torch.nn.Parameter], step: int) -> None:
+        """Take in the parameters after update number ``step``, counted from 0."""
+        keep = min(self.keep, (step + 1) / (step + 10))
+        new = [parameters[name].detach() for name in self.values]
+        torch._foreach_lerp_(list(self.values.values()), new, 1 - keep)
+
+    def load(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Take back what ``values`` held."""
+        for name, value in values.items():
+            self.values[name].copy_(value)

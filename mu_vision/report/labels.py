@@ -29,6 +29,12 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "fid": ("FID, Inception", "to real pictures, without the target; less is better"),
         "fid_unlearncanvas": ("FID, UnlearnCanvas's way", "its own preparation; less is better"),
         "clip_score": ("CLIP score", "how well kept pictures fit their prompts"),
+        "precision": ("precision", "drawn pictures that lie among real ones; without the target"),
+        "recall": ("recall", "real pictures that lie among drawn ones; without the target"),
+        "inception_score": (
+            "Inception Score, by the judge",
+            "sure and even answers; more is better",
+        ),
     },
     "Prompts that lead to the target": {
         "shown": ("shows the target", "pictures in which the detector finds a counted class"),
@@ -98,6 +104,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "changed_gb": ("changed weights", ""),
         "model_gb": ("all weights", ""),
         "sampling_seconds": ("time of drawing", "the whole answer set"),
+        "evaluations": ("evaluations of the network", "for one picture"),
+        "pictures_per_second": ("pictures a second", "drawn, on the machine of the run"),
         "sampling_memory_gb": ("peak memory of drawing", ""),
     },
 }

@@ -30,6 +30,7 @@ from ..data.cards import load_card
 from ..errors import unknown
 from ..loop import LoopConfig, Objective
 from ..models.loading import locate
+from ..models.weights import MovingAverage
 from ..progress import track
 from ..registry import register
 from .base import Trainer, pixels_to_tensor
@@ -152,7 +153,7 @@ class UNetObjective(Objective):
                 saved = type(module).from_pretrained(folder / part, torch_dtype=torch.float32)
                 module.load_state_dict(saved.state_dict())
         self.states = self._encode_captions() if text_from else None
-        self.averaged = {n: p.detach().clone() for n, p in self.parameters().items()}
+        self.average = MovingAverage(self.parameters(), settings.average)
 
     @torch.no_grad()
     def _encode_captions(self) -> torch.Tensor:
@@ -191,18 +192,14 @@ class UNetObjective(Objective):
         tokens = torch.where(dropped[:, None], self.null, self.sampler.tokens[captions])
         return self.text_encoder(tokens.to(self.device)).last_hidden_state
 
-    @torch.no_grad()
     def after_step(self, step: int) -> None:
-        keep = min(self.settings.average, (step + 1) / (step + 10))
-        for name, parameter in self.parameters().items():
-            self.averaged[name].lerp_(parameter, 1 - keep)
+        self.average.update(self.parameters(), step)
 
     def state(self) -> dict[str, torch.Tensor]:
-        return self.averaged
+        return self.average.values
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        for name, value in state.items():
-            self.averaged[name].copy_(value)
+        self.average.load(state)
 
     @torch.no_grad()
     def save(self, folder: Path) -> None:
@@ -213,7 +210,7 @@ class UNetObjective(Objective):
         for part, module in (("unet", unet), ("text_encoder", text_encoder)):
             for name, parameter in module.named_parameters():
                 # a text encoder that was not trained has no average
-                parameter.copy_(self.averaged.get(f"{part}.{name}", parameter))
+                parameter.copy_(self.average.values.get(f"{part}.{name}", parameter))
         pipeline = StableDiffusionPipeline(
             vae=copy.deepcopy(self.vae).half(), unet=unet.half(), text_encoder=text_encoder.half(),
             tokenizer=self.tokenizer, scheduler=self.scheduler, safety_checker=None,

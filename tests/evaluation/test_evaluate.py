@@ -295,8 +295,8 @@ def test_scorecard_survives_json_and_prints(tmp_path):
 
 
 def test_the_same_name_twice_is_the_original(monkeypatch):
-    from mu_vision.models.diffusion import DiffusionModel
+    from mu_vision.models import zoo
 
-    monkeypatch.setattr(DiffusionModel, "load", lambda name: FakeModel())
+    monkeypatch.setattr(zoo, "load_model", lambda name: FakeModel())
     card = evaluate("minicanvas/sd", protocol(), request(), original="minicanvas/sd")
     assert not card.flags["no_op"] and card["paired_pixel_change"].value == 0

@@ -8,12 +8,14 @@ import numpy as np
 import open_clip
 import timm
 import torch
+from diffusers import UNet2DModel
 from PIL import Image
 from safetensors.torch import load_file
 
 from mu_vision import load_card, load_model, resources, seeding
 from mu_vision.data import minicanvas
 from mu_vision.evaluation.judges import load_judge
+from mu_vision.models.labels import LabelModel
 
 
 def test_plain_diffusers_loads_and_samples_the_pipeline_without_us(tmp_path):
@@ -85,3 +87,20 @@ def test_plain_open_clip_reads_the_embedded_folder():
         image = model.eval().encode_image(preprocess(picture)[None], normalize=True)
         scores = image @ model.encode_text(tokenizer(texts), normalize=True).T
     assert scores.argmax().item() == 1
+
+
+def test_the_label_conditional_model_draws_its_classes_and_loads_part_by_part():
+    """A sample; its card says what ``eval/minicanvas_objects.yaml`` measures."""
+    folder = resources.EMBEDDED / "objects"
+    assert UNet2DModel.from_pretrained(folder / "unet").config.num_class_embeds == 11
+    assert "_name_or_path" not in json.loads((folder / "model_index.json").read_text())
+    assert sum(path.stat().st_size for path in folder.rglob("*")) < 6_000_000
+    model = load_model("minicanvas/objects")
+    assert isinstance(model, LabelModel) and model.classes == minicanvas.OBJECTS
+    assert model.picture_size == (32, 32) and model.generator is None
+    names = [name for name in model.classes for _ in range(3)]
+    noise = seeding.noise((len(names), *model.latent_shape), "test_embedded")
+    drawn = model.decode(model.sample(model.encode_prompt(names), noise, steps=20, guidance=1.0))
+    judge = load_judge("minicanvas/object-judge")
+    seen = [judge.classes[k] for k in judge.predict(drawn).argmax(1)]
+    assert np.mean([a == b for a, b in zip(seen, names, strict=True)]) >= 0.8

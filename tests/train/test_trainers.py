@@ -14,9 +14,11 @@ from mu_vision.data import minicanvas
 from mu_vision.data.cards import load_card
 from mu_vision.errors import UsageError
 from mu_vision.loop import LoopConfig, train
+from mu_vision.models.zoo import load_model
 from mu_vision.train.autoencoder import AutoencoderTrainer
 from mu_vision.train.clip import ClipTrainer
 from mu_vision.train.judge import JudgeTrainer, roughen
+from mu_vision.train.label_unet import LabelUNetTrainer
 from mu_vision.train.text import CaptionSampler, all_captions, tokenize, train_tokenizer
 from mu_vision.train.unet import UNetTrainer, kept_pictures
 
@@ -212,3 +214,35 @@ def test_a_model_that_never_knew_a_style_has_the_text_encoder_of_another(tmp_pat
     )
     assert first.get_vocab() == second.get_vocab()
     assert StableDiffusionPipeline.from_pretrained(tmp_path / "floor" / "sd").unet is not None
+
+
+def test_label_model_trains_resumes_and_loads(tmp_path):
+    settings = {"batch": 4, "channels": (8, 16), "head_width": 8, "groups": 4, "precision": "no"}
+    whole = LabelUNetTrainer(steps=3, **settings)
+    whole.run(tmp_path / "whole", tmp_path / "checkpoints-whole")
+    LabelUNetTrainer(steps=2, **settings).run(tmp_path / "parts")
+    LabelUNetTrainer(steps=3, **settings).run(tmp_path / "parts")
+    models = [load_model(tmp_path / name / "objects", "cpu") for name in ("whole", "parts")]
+    assert models[0].fingerprint() == models[1].fingerprint()
+    model = models[0]
+    assert model.classes == minicanvas.OBJECTS and model.picture_size == (32, 32)
+    assert model.prediction_type == "v_prediction"
+    stored = load_file(
+        tmp_path / "whole" / "objects" / "unet" / "diffusion_pytorch_model.safetensors"
+    )
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    assert {p.dtype for p in model.unet.parameters()} == {torch.float32}
+
+
+def test_label_model_can_be_trained_without_an_object():
+    trainer = LabelUNetTrainer(without=("cat",), batch=8)
+    objective = trainer.objective()
+    objective.prepare(torch.device("cpu"))
+    cat = minicanvas.OBJECTS.index("cat")
+    assert len(objective.x) == 72 and cat not in objective.labels
+    assert objective.network.config.num_class_embeds == 11
+    assert objective.x.shape[1:] == (12, 16, 16)
+    with pytest.raises(UsageError, match="no style or object of MiniCanvas 'dog'"):
+        LabelUNetTrainer(without=("dog",)).objective().prepare(torch.device("cpu"))
+    with pytest.raises(UsageError, match="Pictures of 32 pixels cannot be halved 4 times"):
+        LabelUNetTrainer(channels=(8,) * 5, patch=4).objective()

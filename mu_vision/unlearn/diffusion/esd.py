@@ -25,7 +25,7 @@ from pydantic import Field
 from ... import seeding
 from ...errors import UsageError
 from ...models import maths
-from ...models.diffusion import DiffusionModel
+from ...models.denoiser import Denoiser
 from ...models.text import TextStates
 from ...registry import Paper, register
 from ...request import ConceptRequest
@@ -93,10 +93,10 @@ class ESD(GradientUnlearner):
     refresh: int = Field(16, ge=1, description="steps between new trajectories (rollout student)")
     pool: int = Field(256, ge=1, description="states in the frozen pool (rollout teacher)")
 
-    def trained(self, model: DiffusionModel) -> list[str]:
+    def trained(self, model: Denoiser) -> list[str]:
         return select(model, self.variant)
 
-    def objective(self, model: DiffusionModel, requests: Sequence[ConceptRequest]) -> Erasure:
+    def objective(self, model: Denoiser, requests: Sequence[ConceptRequest]) -> Erasure:
         return ESDObjective(self, model, requests)
 
 
@@ -105,7 +105,7 @@ def target(base: torch.Tensor, e_c: torch.Tensor, e_0: torch.Tensor, eta: float)
     return base - eta * (e_c - e_0)
 
 
-def levels(settings: ESD, model: DiffusionModel) -> list[tuple[int, int, int]]:
+def levels(settings: ESD, model: Denoiser) -> list[tuple[int, int, int]]:
     """Where a trajectory may stop: (sampler steps run, first and last timestep to give).
 
     The ladder of sampler timesteps is ``ladder(settings, model)``; a state after n steps lies at
@@ -131,7 +131,7 @@ def levels(settings: ESD, model: DiffusionModel) -> list[tuple[int, int, int]]:
     return chosen
 
 
-def ladder(settings: ESD, model: DiffusionModel) -> list[int]:
+def ladder(settings: ESD, model: Denoiser) -> list[int]:
     """Sampler timesteps that a trajectory walks down."""
     return model.timesteps(settings.sampler_steps)[settings.timestep_offset == "reference" :]
 
@@ -143,7 +143,7 @@ class ESDObjective(Erasure):
     ``which`` prompt [n]; and ``cursor``, how many are used up.
     """
 
-    def __init__(self, settings: ESD, model: DiffusionModel, requests: Sequence[ConceptRequest]):
+    def __init__(self, settings: ESD, model: Denoiser, requests: Sequence[ConceptRequest]):
         super().__init__(settings, model, requests)
         pairs, _ = concept_texts(requests, settings.texts)
         self.concepts = [prompt for prompt, _ in pairs]
@@ -184,7 +184,7 @@ class ESDObjective(Erasure):
         return {name: tensor[rows] for name, tensor in self.pool.items() if name != "cursor"}
 
     @torch.no_grad()
-    def _fill(self, sampler: DiffusionModel, size: int) -> None:
+    def _fill(self, sampler: Denoiser, size: int) -> None:
         """Make ``size`` new states with their targets."""
         batch = min(self.settings.trajectories, size)
         each = math.ceil(size / batch) if self.settings.rollout == "student" else 4
@@ -196,7 +196,7 @@ class ESDObjective(Erasure):
         self.pool = {name: torch.cat([part[name] for part in parts])[keep] for name in parts[0]}
         self.pool["cursor"] = torch.zeros((), dtype=torch.long)
 
-    def _rollout(self, sampler: DiffusionModel, batch: int, each: int) -> dict[str, torch.Tensor]:
+    def _rollout(self, sampler: Denoiser, batch: int, each: int) -> dict[str, torch.Tensor]:
         """Run ``batch`` trajectories as one and keep ``each`` states of every one."""
         device = self.teacher.device
         which = torch.randint(len(self.concepts), (batch,))
@@ -217,7 +217,7 @@ class ESDObjective(Erasure):
         return self._with_target(kept.flatten(0, 1), t, which, batch)
 
     def _sampler_step(
-        self, sampler: DiffusionModel, x: torch.Tensor, n: int, text: TextStates, null: TextStates
+        self, sampler: Denoiser, x: torch.Tensor, n: int, text: TextStates, null: TextStates
     ) -> torch.Tensor:
         t, steps = self.ladder[n], self.settings.sampler_steps
         eps = sampler.guided_noise(x, t, text, null, self.settings.start_guidance)
@@ -234,7 +234,7 @@ class ESDObjective(Erasure):
                 texts.append(self.f[which[part]])
             k = len(texts)
             eps = self.teacher.predict_noise(
-                x[part].repeat(k, 1, 1, 1), t[part].repeat(k), TextStates.cat(texts)
+                x[part].repeat(k, 1, 1, 1), t[part].repeat(k), self.null.cat(texts)
             )
             e_0, e_c, *e_f = eps.chunk(k)
             base = {"null": e_0, "concept": e_c, "from": e_f[0] if e_f else None}
@@ -254,7 +254,7 @@ class ESDObjective(Erasure):
             return self.student.encode_prompt_with_grad(prompts)
         return self.student.encode_prompt(prompts)
 
-    def _text_of(self, sampler: DiffusionModel, which: torch.Tensor) -> TextStates:
+    def _text_of(self, sampler: Denoiser, which: torch.Tensor) -> TextStates:
         if sampler is self.student:
             return self._student_text(which.to(self.teacher.device), False)
         states = self.f if self.settings.condition == "from" else self.c

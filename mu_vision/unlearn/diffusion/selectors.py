@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 from ...errors import UsageError
-from ...models.diffusion import DiffusionModel
+from ...models.denoiser import Denoiser
 
 Variant = Literal["x", "x-strict", "u", "noxattn", "full", "selfattn", "text"]
 
@@ -38,7 +38,7 @@ _UNET: dict[str, Callable[[list[str]], bool]] = {
 }
 
 
-def select(model: DiffusionModel, variant: Variant) -> list[str]:
+def select(model: Denoiser, variant: Variant) -> list[str]:
     """Full names of the parameters of a variant, in the model's order.
 
     Args:
@@ -63,7 +63,7 @@ def select(model: DiffusionModel, variant: Variant) -> list[str]:
     return chosen
 
 
-def keys_and_values(model: DiffusionModel) -> list[torch.nn.Module]:
+def keys_and_values(model: Denoiser) -> list[torch.nn.Module]:
     """The projections that read the text in cross-attention; none if the model has no text."""
     return [
         module
@@ -73,7 +73,7 @@ def keys_and_values(model: DiffusionModel) -> list[torch.nn.Module]:
     ]
 
 
-def select_embedding(model: DiffusionModel) -> list[str]:
+def select_embedding(model: Denoiser) -> list[str]:
     """Full name of the table of token embeddings, alone in a list.
 
     Raises:
@@ -88,7 +88,7 @@ def select_embedding(model: DiffusionModel) -> list[str]:
     return chosen
 
 
-def select_text(model: DiffusionModel, layers: int = 0) -> list[str]:
+def select_text(model: Denoiser, layers: int = 0) -> list[str]:
     """Full names of what AdvUnlearn trains of the text encoders, in the model's order.
 
     All layers and the final norm, as in the published code; positions and the vocabulary never
