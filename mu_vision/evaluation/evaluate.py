@@ -204,7 +204,7 @@ class _Subject:
 
 
 def _extra(
-    model: DiffusionModel, bench: Bench, plan: Plan, folder: Path | str | None, batch: int | None
+    model: Denoiser, bench: Bench, plan: Plan, folder: Path | str | None, batch: int | None
 ) -> tuple[AnswerSet, Marks]:
     """Pictures of another plan than the grid, and what the judges say of them."""
     pictures = generate(model, bench.protocol, folder, batch, plan)
