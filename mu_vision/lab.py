@@ -211,11 +211,17 @@ class Lab:
         result = self.stages.run(name, inputs, lambda: measured(original, gold())).result
         models = {ORIGINAL: original, **models}
         rows.insert(0, {"group": group, "method": ORIGINAL, "seed": seed, **result})
+        return self.compared(seed, group, request, rows), models
+
+    def compared(
+        self, seed: int, group: str, request: ForgetRequest, rows: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """The rows of one forget set with what takes all of them: AIN, and U-LiRA if it is asked for."""
         forgetting.compare_relearning([row for row in rows if "relearn" in row])
-        if self.recipe.lira:
-            attacked = self.shadows.attack(seed, group, request)
-            rows = [row if "failed" in row else {**row, **attacked[row["method"]]} for row in rows]
-        return rows, models
+        if not self.recipe.lira:
+            return rows
+        attacked = self.shadows.attack(seed, group, request)
+        return [row if "failed" in row else {**row, **attacked[row["method"]]} for row in rows]
 
     def relearned(self, model: Classifier, request: ForgetRequest, seed: int) -> dict[str, Any]:
         if not self.recipe.relearn:

@@ -218,6 +218,10 @@ def test_shadow_models_tell_what_saw_the_samples_from_what_never_did(attacked):
     assert ruined["failed"] == 1 and "lira" not in ruined
     html = attacked.report.read_text(encoding="utf-8")
     assert ">U-LiRA<" in html and "an attacker of each sample" in html
+    assert (
+        f"tells SSD from models that never saw the samples in {100 * rows['ssd']['lira']:.0f} %"
+        in html
+    )
     assert "| U-LiRA | AIN | seconds |" in (attacked.folder / "table.md").read_text()
     trained = [name for name in attacked.stages if name.startswith("train-seed1000")]
     assert len(trained) == 6
@@ -344,6 +348,13 @@ def test_a_wrong_forget_set_or_pruning_is_refused(group, said):
 @pytest.mark.parametrize("name", ["worst_case_digits", "sparse_then_unlearn"])
 def test_the_other_shipped_recipes_are_whole(name):
     assert len(load_recipe(name).groups) >= 3
+
+
+def test_the_shipped_attack_says_what_it_will_cost():
+    shipped = load_recipe("privacy_digits")
+    steps = dict(plan(shipped).steps)
+    assert steps["U-LiRA: 6 more originals"].startswith("a training for each, then every method")
+    assert not any("U-LiRA" in step for step, _ in plan(load_recipe("lab_classifier")).steps)
 
 
 def test_requests_one_after_the_other_stand_beside_retrain_of_all(tmp_path):

@@ -14,9 +14,9 @@ from .build import write_page
 from .plots import Axis, Curve, LinePlot, Plot, Point, curves, tradeoff
 
 COLUMNS = {
-    "ua": "UA", "ra": "RA", "ta": "TA", "mia": "MIA", "asr": "Backdoor", "gap": "Avg. gap", "js": "JS to Retrain",
-    "mia_entropy": "MIA, entropy", "probe": "Probe", "one_shot": "One-shot probe", "sparsity": "Sparsity",
-    "weight_distance": "Weights moved apart", "lira": "U-LiRA", "relearn_time": "Relearn epochs", "ain": "AIN",
+    "ua": "UA", "ra": "RA", "ta": "TA", "mia": "MIA", "asr": "Backdoor", "gap": "Avg. gap", "lira": "U-LiRA",
+    "relearn_time": "Relearn epochs", "ain": "AIN", "js": "JS to Retrain", "mia_entropy": "MIA, entropy",
+    "probe": "Probe", "one_shot": "One-shot probe", "sparsity": "Sparsity", "weight_distance": "Weights moved apart",
 }  # fmt: skip
 PLAIN = ("weight_distance", "relearn_time", "ain")  # no shares
 COMPARED = ("ua", "ra", "ta", "mia")
@@ -250,7 +250,8 @@ def _against(
         lines = [found for n, m in enumerate(methods) if (found := curve(n, m, key))]
         if lines:
             highest = max(value for line in lines for value in line.shares)
-            top = 0.04 * max(1, math.ceil(1.1 * highest / 0.04))  # four whole numbers on the axis
+            # four whole numbers on the axis
+            top = min(1.0, 0.04 * max(1, math.ceil(1.1 * highest / 0.04)))
             plots.append((heading, curves(lines, 440, 300, top, said)))
     return plots
 
@@ -302,7 +303,16 @@ def _best(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     several = (
         f"{', '.join(alike[:-1])} and {alike[-1]} come" if len(alike) > 1 else f"{alike[0]} comes"
     )
-    return {"method": nearest["method"], "words": several, "gap": text}
+    told = nearest.get("lira")
+    lira = "" if told is None else f"{100 * told:.0f}"
+    title = views.title_of(nearest["method"])
+    return {
+        "method": nearest["method"],
+        "title": title,
+        "words": several,
+        "gap": text,
+        "lira": lira,
+    }
 
 
 def _relearned(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -231,7 +231,7 @@ def curves(
     drawn = [draw(line) for line in lines]
     ticks: list[tuple[float, str]] = []
     for step in reversed(steps):
-        x, text = place(step, 0)[0], f"{step:,}"
+        x, text = place(step, 0)[0], f"{step:,.10g}"
         if not ticks or ticks[-1][0] - x > LETTER * len(text) + 10:
             ticks.append((x, text))
     levels = [(place(0, k * most / 4)[1], f"{25 * k * most:.0f}") for k in range(5)]

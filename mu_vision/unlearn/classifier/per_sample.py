@@ -16,6 +16,7 @@ from torch.func import functional_call, jacrev, jvp, vjp, vmap
 from ...data.labelled import Labelled
 from ...models.classifier import Classifier
 
+FEW = 16
 Tensors = dict[str, torch.Tensor]
 # logits [B, K], y [B] -> losses, each a sum over the batch whose terms are of one sample each
 BatchLosses = Callable[[torch.Tensor, torch.Tensor], Iterator[torch.Tensor]]
@@ -145,8 +146,11 @@ def _squares(
             yield "weight", torch.einsum("btd,bto->bod", a, g).square().sum(0)
         bias = g.sum(1)
     elif isinstance(module, nn.Conv2d):
-        each = g.flatten(2) @ a.transpose(1, 2)
-        yield "weight", each.square().sum(0).view_as(module.weight)
+        total = torch.zeros_like(module.weight).flatten(1)
+        # gradients of a few samples stay in the cache while they are squared, in place, and summed
+        for some, theirs in zip(g.flatten(2).split(FEW), a.transpose(1, 2).split(FEW), strict=True):
+            total += (some @ theirs).square_().sum(0)
+        yield "weight", total.view_as(module.weight)
         bias = g.flatten(2).sum(2)
     else:
         yield "weight", (g * a).flatten(2).sum(2).square().sum(0)
