@@ -9,7 +9,7 @@ with the same index are the same drawing in different hands.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from random import Random
 
@@ -94,10 +94,23 @@ class Pictures:
         return len(self.pixels)
 
 
-def load(indices: Iterable[int], label: str = "painting MiniCanvas") -> Pictures:
-    """Render every object in every style for these indices, in the order object, style, index."""
+def load(
+    indices: Iterable[int], label: str = "painting MiniCanvas", without: Collection[str] = ()
+) -> Pictures:
+    """Render every object in every style for these indices, in the order object, style, index.
+
+    Args:
+        indices: of the pictures of each object and style.
+        label: text before the progress bar.
+        without: objects and styles that are left out.
+    """
     indices = list(indices)
-    cells = [(o, s) for o in range(len(OBJECTS)) for s in range(len(STYLES))]
+    cells = [
+        (o, s)
+        for o, object in enumerate(OBJECTS)
+        for s, style in enumerate(STYLES)
+        if object not in without and style not in without
+    ]
     pixels = np.empty((len(cells) * len(indices), SIZE, SIZE, 3), np.uint8)
     for k, (o, s) in enumerate(track(cells, label)):
         for j, index in enumerate(indices):

@@ -27,9 +27,11 @@ class RealPictures(Strict):
     Attributes:
         split: the card's split that they come from.
         per_cell: how many of it for each object and style.
+        styles: a part of the card's styles, those that the model was trained on; all by default.
     """
 
     split: str = "test"
+    styles: tuple[str, ...] | None = Field(None, min_length=1)
     per_cell: int = Field(25, ge=1)
 
 
@@ -87,6 +89,9 @@ class ClassProtocol(Strict):
         for name in self.classes or ():
             if name not in card.object_names:
                 raise unknown(f"object of {card.title}", name, card.object_names)
+        for name in self.real.styles or ():
+            if name not in card.style_names:
+                raise unknown(f"style of {card.title}", name, card.style_names)
         return card
 
     @cached_property

@@ -102,13 +102,14 @@ class ClassBench:
     def _look_at_real(self) -> dict[str, np.ndarray]:
         protocol, size = self.protocol, (self.protocol.size, self.protocol.size)
         indices = list(protocol.card.split(protocol.real.split))[: protocol.real.per_cell]
-        pictures = minicanvas.load(indices, "painting the reference pictures")
-        names = [minicanvas.OBJECTS[place] for place in pictures.objects]
-        rows = [row for row, name in enumerate(names) if name in protocol.names]
-        small = to_pictures(to_pixels(pictures.pixels[rows], size))
+        wanted = {*protocol.names, *(protocol.real.styles or minicanvas.STYLES)}
+        others = [n for n in (*minicanvas.OBJECTS, *minicanvas.STYLES) if n not in wanted]
+        pictures = minicanvas.load(indices, "painting the reference pictures", others)
+        small = to_pictures(to_pixels(pictures.pixels, size))
+        places = [protocol.names.index(minicanvas.OBJECTS[place]) for place in pictures.objects]
         return {
             **self.look(small),
-            "classes": np.array([protocol.names.index(names[r]) for r in rows]),
+            "classes": np.array(places),
         }
 
 

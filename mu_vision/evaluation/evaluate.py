@@ -120,6 +120,7 @@ def evaluate(
     if isinstance(protocol, PromptProtocol | ClassProtocol):
         places = (folder, original_folder)
         return _of_kind(model, protocol, requests, original, places, method, batch, cost)
+    _check_reads_text(model, protocol)
     bench = open_bench(protocol, _device(model))
     warnings = check_judges(bench)
     keep = folder if original_folder is None else original_folder
@@ -138,6 +139,15 @@ def evaluate(
     for metric in [*_storage(model, original), *_costs(cost)]:
         subject.measured.metrics[metric.name] = metric
     return _scorecard(_name(model), measurer, subject, warnings + said, flags, method)
+
+
+def _check_reads_text(model: Any, protocol: Protocol) -> None:
+    if classes := getattr(model, "classes", ()):
+        raise UsageError(
+            f"{model.name} is asked with labels ({classes[0]}, ...) and the protocol"
+            f" {protocol.name} with sentences; measure it by a protocol of classes, e.g."
+            " minicanvas_objects."
+        )
 
 
 def _of_kind(model, protocol, requests, original, places, method, batch, cost) -> Scorecard:

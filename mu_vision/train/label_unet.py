@@ -2,12 +2,13 @@
 
     L = |v - v_theta(a_t x + b_t eps, t, y)|^2,   v = a_t eps - b_t x,   t ~ U{0..999}
 
-y is null in one case of ten. The network predicts velocity (Salimans and Ho 2022, arXiv 2202.00512):
-where noise is all there is to see it answers with the picture, while an error in predicted noise
-would come out multiplied by sigma = b / a, up to 157. x are the generator's pictures in all styles, scaled down; y the object. The noise schedule is
-DDPM's linear one (Ho et al. 2020, arXiv 2006.11239). What is saved is the moving average of the
-weights. ``without`` leaves objects (or styles) out of the pictures, which makes the model that
-never knew them (Retrain): the network keeps their label, which no picture ever had.
+x are the generator's pictures in the given styles, scaled down; y is the object, or null in one case
+of ten. The network predicts velocity (Salimans and Ho 2022, arXiv 2202.00512): where noise is all
+there is to see it answers with the picture, while an error in predicted noise would come out
+multiplied by sigma = b / a, up to 157. The noise schedule is DDPM's linear one (Ho et al. 2020, arXiv
+2006.11239). What is saved is the moving average of the weights. ``without`` leaves objects out of
+the pictures, which makes the model that never knew them (Retrain): the network keeps their label,
+which no picture ever had.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class LabelUNetTrainer(Trainer):
     drop: float = 0.1
     average: float = 0.999
     schedule: Literal["constant", "cosine"] = "constant"
+    styles: tuple[str, ...] = ("photo",)
     without: tuple[str, ...] = ()
 
     def objective(self) -> LabelUNetObjective:
@@ -88,7 +90,8 @@ class LabelUNetObjective(NetworkObjective):
 
     def prepare(self, device: torch.device) -> None:
         settings = self.settings
-        pictures = kept_pictures(settings.without)
+        others = [style for style in minicanvas.STYLES if style not in settings.styles]
+        pictures = kept_pictures([*settings.without, *others])
         size, side = (settings.size, settings.size), settings.patch
         parts = [
             F.pixel_unshuffle(to_pixels(pictures.pixels[start : start + 1024], size), side).half()

@@ -236,14 +236,7 @@ def kept_pictures(without: Sequence[str]) -> minicanvas.Pictures:
         if name not in (*minicanvas.STYLES, *minicanvas.OBJECTS):
             known = (*minicanvas.STYLES, *minicanvas.OBJECTS)
             raise unknown("style or object of MiniCanvas", name, known)
-    pictures = minicanvas.load(minicanvas.SPLITS["generator"])
-    shown = [
-        minicanvas.OBJECTS[o] not in without and minicanvas.STYLES[s] not in without
-        for o, s in zip(pictures.objects, pictures.styles, strict=True)
-    ]
-    return minicanvas.Pictures(
-        pictures.pixels[shown], pictures.objects[shown], pictures.styles[shown]
-    )
+    return minicanvas.load(minicanvas.SPLITS["generator"], without=without)
 
 
 @torch.no_grad()

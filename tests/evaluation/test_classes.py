@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from evaluation_fakes import OBJECTS, STEP, FakeClip, FakeModel, judge, request
+from evaluation_fakes import OBJECTS, STEP, STYLES, FakeClip, FakeModel, judge, request
 
 from mu_vision.data import minicanvas
 from mu_vision.errors import RunError, UsageError
@@ -46,9 +46,14 @@ def protocol(**changes) -> ClassProtocol:
     return ClassProtocol.model_validate({**settings, **changes})
 
 
-def painted(indices, label="") -> minicanvas.Pictures:
+def painted(indices, label="", without=()) -> minicanvas.Pictures:
     """Real pictures in the colours that the judge reads: one of each object and style."""
-    cells = [(o, s) for o in range(len(OBJECTS)) for s in range(8)]
+    cells = [
+        (o, s)
+        for o, thing in enumerate(OBJECTS)
+        for s, style in enumerate(STYLES)
+        if not {thing, style} & set(without)
+    ]
     pixels = np.full((len(cells), 8, 8, 3), 5, np.uint8)
     for row, (o, s) in enumerate(cells):
         pixels[row, ..., 1] += STEP * o
@@ -90,6 +95,12 @@ def test_forgetting_is_counted_on_the_class_and_keeping_on_the_others():
     assert card["paired_target_change"].value == -1 and card["paired_ira_change"].value == 0
     assert card.method == "sfd" and card.request["name"] == "cat"
     assert not any(card.flags.values()) and not card.warnings
+
+
+def test_real_pictures_can_be_of_some_styles():
+    two = protocol(real={"per_cell": 1, "styles": ("photo", "neon")}, neighbours=1)
+    card = evaluate(Labelled(), two)
+    assert card["fid_clip"].details["reference_pictures"] == 20 == card["recall"].used
 
 
 def test_the_untouched_model_has_a_row_for_a_request():
@@ -161,6 +172,8 @@ def test_what_does_not_fit_is_said_in_a_sentence():
         evaluate(model, protocol(classes=("boat", "cat")), two, model)
     with pytest.raises(UsageError, match="give the model, not an answer set"):
         evaluate(generate(model, protocol(), plan=class_plan(protocol())), protocol())
+    with pytest.raises(UsageError, match=r"is asked with labels \(tree, ...\) and the protocol"):
+        evaluate(model, "minicanvas")
     text = Labelled()
     text.classes = ()
     with pytest.raises(UsageError, match="asks for the class 'tree' and labelled is asked with"):
@@ -175,6 +188,8 @@ def test_protocol_files_are_read_and_checked(tmp_path):
     assert read.changed({"real": {"per_cell": 2}}, "x").real.split == "test"
     with pytest.raises(UsageError, match="no object of MiniCanvas 'dog'"):
         protocol(classes=("cat", "dog")).check_names()
+    with pytest.raises(UsageError, match="no style of MiniCanvas 'noen'"):
+        protocol(real={"styles": ("noen",)}).check_names()
     with pytest.raises(UsageError, match="UnlearnCanvas is not rendered here"):
         protocol(dataset="unlearncanvas").check_names()
     (tmp_path / "p.yaml").write_text("kind: clases\nname: p\n")

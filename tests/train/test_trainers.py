@@ -239,9 +239,12 @@ def test_label_model_can_be_trained_without_an_object():
     objective = trainer.objective()
     objective.prepare(torch.device("cpu"))
     cat = minicanvas.OBJECTS.index("cat")
-    assert len(objective.x) == 72 and cat not in objective.labels
+    assert len(objective.x) == 9 and cat not in objective.labels
     assert objective.network.config.num_class_embeds == 11
     assert objective.x.shape[1:] == (12, 16, 16)
+    two = LabelUNetTrainer(styles=("photo", "neon")).objective()
+    two.prepare(torch.device("cpu"))
+    assert len(two.x) == 20
     with pytest.raises(UsageError, match="no style or object of MiniCanvas 'dog'"):
         LabelUNetTrainer(without=("dog",)).objective().prepare(torch.device("cpu"))
     with pytest.raises(UsageError, match="Pictures of 32 pixels cannot be halved 4 times"):
