@@ -6,24 +6,19 @@ the batch. Values are float32 in [0, 1]; normalisation belongs to the network.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..errors import UsageError, unknown
-
-if TYPE_CHECKING:
-    from .poison import Poisoned
+from .samples import Samples, Splits
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labelled(Samples):
     """N pictures with their labels.
 
     Attributes:
@@ -32,8 +27,6 @@ class Labelled:
         classes: names of the classes.
     """
 
-    x: torch.Tensor
-    y: torch.Tensor
     classes: tuple[str, ...]
 
     def __post_init__(self):
@@ -47,48 +40,6 @@ class Labelled:
                 f"Labels go from {int(self.y.min())} to {int(self.y.max())}, but there are"
                 f" {len(self.classes)} classes (0 to {len(self.classes) - 1})."
             )
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def take(self, rows: np.ndarray | torch.Tensor | Sequence[int]) -> Labelled:
-        """The pictures at these positions, in this order."""
-        rows = torch.as_tensor(rows, dtype=torch.long)
-        return Labelled(
-            self.x[rows.to(self.x.device)], self.y[rows.to(self.y.device)], self.classes
-        )
-
-    def to(self, device: torch.device | str) -> Labelled:
-        return Labelled(self.x.to(device), self.y.to(device), self.classes)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of pictures and labels."""
-        digest = hashlib.sha256(repr((tuple(self.x.shape), self.classes)).encode())
-        digest.update(np.ascontiguousarray(self.x.cpu().numpy()).tobytes())
-        digest.update(self.y.cpu().numpy().tobytes())
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Splits:
-    """What a model learns from and what nobody may learn from.
-
-    Attributes:
-        name: of the data set.
-        augment: crop and flip training batches, as is usual for CIFAR; digits have neither.
-        poison: the backdoor in the training set, if there is one.
-    """
-
-    name: str
-    train: Labelled
-    test: Labelled
-    augment: bool = False
-    poison: Poisoned | None = None
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.train.classes
 
 
 DIGITS_TEST = 600

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from ...models.classifier import PREFIX
+from ...models.predictor import PREFIX
 from ...registry import Paper, register
 from .base import OneShotUnlearner
 from .per_sample import fisher_diagonal

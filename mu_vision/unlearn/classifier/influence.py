@@ -16,7 +16,8 @@ import torch
 from pydantic import Field
 
 from ...data.labelled import Labelled
-from ...models.classifier import PREFIX, Classifier
+from ...models.classifier import Classifier
+from ...models.predictor import PREFIX
 from ...registry import Paper, register
 from .base import OneShotUnlearner
 from .per_sample import LossVector, Tensors, conjugate_gradients
