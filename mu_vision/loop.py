@@ -32,7 +32,12 @@ class Objective:
     """What the loop trains. Subclasses give ``parameters`` and ``loss``; the rest is optional.
 
     An adversarial method that owns several optimisers overrides ``optimizers`` and ``step``.
+
+    Attributes:
+        part: name of its optimiser, where objectives share a run.
     """
+
+    part: str = "main"
 
     def prepare(self, device: torch.device) -> None:
         """Move to the device and compute once what is frozen. Called before the first step."""
@@ -46,11 +51,11 @@ class Objective:
         raise NotImplementedError
 
     def optimizers(self, config: LoopConfig) -> dict[str, torch.optim.Optimizer]:
-        return {"main": config.optimizer_of(list(self.parameters().values()))}
+        return {self.part: config.optimizer_of(list(self.parameters().values()))}
 
     def step(self, step: int, run: Run) -> dict[str, float]:
         """One optimiser step. The default: accumulate ``loss``, clip, step."""
-        optimizer = run.optimizers["main"]
+        optimizer = run.optimizers[self.part]
         logged: dict[str, float] = {}
         for micro in range(run.config.accumulation):
             with run.randomness(step, micro):

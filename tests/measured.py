@@ -33,7 +33,7 @@ def low_digits(**size) -> ForgetRequest:
 
 @cache
 def trained_regressor(epochs: int = 4, seed: int = 0) -> Regressor:
-    trainer = RegressorTrainer(architecture="test_cnn", epochs=epochs, seed=seed)
+    trainer = RegressorTrainer(architecture="small_cnn", epochs=epochs, seed=seed)
     return trainer.fit(digit_values())[0]
 
 

@@ -210,6 +210,12 @@ class ForgetRequest:
         return self.splits.train.take(self.kept_rows)
 
     @cached_property
+    def known(self) -> Any:
+        """The training set; without what earlier requests took away."""
+        train = self.splits.train
+        return train.take(sorted({*self.rows, *self.kept_rows})) if self.gone else train
+
+    @cached_property
     def test(self) -> Any:
         """The test set; without the class, range of values or subject that is forgotten whole."""
         out = set(self._left_out)

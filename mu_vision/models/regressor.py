@@ -66,27 +66,36 @@ def mlp(channels: int, width: int = 64) -> nn.Module:
     )  # fmt: skip
 
 
+class Reader(nn.Module):
+    """One LSTM over both sentences [B, D, 2, T] -> [B, 2 T, width]."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.lstm = nn.LSTM(channels, width, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second = self.lstm(x.permute(2, 0, 3, 1).flatten(0, 1))[0].chunk(2)
+        return torch.cat([first, second], 1)
+
+
 class PairLSTM(nn.Module):
-    """The paper's network for pairs of sentences: one LSTM reads both, an MLP compares.
+    """The paper's network for pairs of sentences: an LSTM reads both, an MLP compares the ends.
 
     Takes [B, D, 2, T]: D numbers a word, two sentences of T words.
     """
 
     def __init__(self, channels: int = 300, width: int = 64):
         super().__init__()
-        self.lstm = nn.LSTM(channels, width, batch_first=True)
-        self.hidden = nn.ModuleList(
-            Block(nn.Linear(n, m), nn.ReLU()) for n, m in ((2 * width, 64), (64, 32), (32, 16))
-        )
+        self.read = Reader(channels, width)
+        sizes = ((2 * width, 64), (64, 32), (32, 16))
+        self.compare = nn.Sequential(*(Block(nn.Linear(*size), nn.ReLU()) for size in sizes))
         self.head = nn.Linear(16, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        words = x.permute(2, 0, 3, 1).flatten(0, 1)
-        last = self.lstm(words)[0][:, -1]
-        h = torch.cat(last.chunk(2), 1)
-        for layer in self.hidden:
-            h = layer(h)
-        return self.head(h)
+        states = self.read(x)
+        length = states.shape[1] // 2
+        ends = torch.cat([states[:, length - 1], states[:, -1]], 1)
+        return self.head(self.compare(ends))
 
 
 OWN: dict[str, Callable[[int], nn.Module]] = {
@@ -174,7 +183,7 @@ class Regressor(Predictor):
                 names = dict(module.named_modules())
                 found = [stage["module"] for stage in stages if stage["module"] in names]
                 return [f"{prefix}.{name}" if prefix else name for name in found]
-        return [name for name, m in self.network.named_modules() if isinstance(m, Block)]
+        return [n for n, m in self.network.named_modules() if isinstance(m, Block | Reader)]
 
     def check_layers(self, layers: Sequence[str]) -> tuple[str, ...]:
         """These layers, or the default ones if there are none.

@@ -16,8 +16,8 @@ from pydantic import Field
 
 from ...models.predictor import PREFIX
 from ...registry import Paper, register
+from ..per_sample import fisher_diagonal
 from .base import OneShotUnlearner
-from .per_sample import fisher_diagonal
 
 
 @register("method", "fisher")
