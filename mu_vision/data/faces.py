@@ -49,10 +49,10 @@ def faces(name: str, pattern: re.Pattern[str]) -> Callable[[Path], Splits]:
             raise missing(name, root, "there is no picture")
         used = rows[rows.age.between(*AGES)]
         left_out = len(rows) - len(used)
-        sides = [
-            _part(root, part, pattern)
-            for part in (used[used.split == s] for s in ("train", "test"))
-        ]
+        told = [pattern.fullmatch(Path(path).stem) for path in used.path]
+        used = used.assign(who=[match["who"] if match else "unknown" for match in told])
+        names = tuple(sorted(set(used.who)))
+        sides = [_part(root, used[used.split == part], names) for part in ("train", "test")]
         if not all(map(len, sides)):
             raise UsageError(f"{root} has no training or no test pictures of ages 1 to 100.")
         note = f" without {left_out} of no plausible age" if left_out else ""
@@ -88,12 +88,10 @@ def _told(root: Path, pattern: re.Pattern[str]) -> Iterator[tuple[str, int, str]
         yield str(path.relative_to(root)), int(age), "test" if held_out else "train"
 
 
-def _part(root: Path, rows: pd.DataFrame, pattern: re.Pattern[str]) -> Measured:
-    told = [pattern.fullmatch(Path(path).stem) for path in rows.path]
-    who, names = pd.factorize(pd.Series([t["who"] if t else "unknown" for t in told], dtype=str))
+def _part(root: Path, rows: pd.DataFrame, names: tuple[str, ...]) -> Measured:
+    who = torch.from_numpy(np.searchsorted(names, rows.who.to_numpy(str)))
     ages = torch.tensor(rows.age.to_numpy(np.float32))
-    x = _pictures([root / path for path in rows.path])
-    return Measured(x, ages, torch.from_numpy(who), tuple(names))
+    return Measured(_pictures([root / path for path in rows.path]), ages, who, names)
 
 
 def _pictures(paths: Sequence[Path], size: int = 32) -> torch.Tensor:

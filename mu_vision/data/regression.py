@@ -145,11 +145,13 @@ def electricity(root: Path) -> Splits:
     # a load of 0 is a customer who is not there yet, or not any more
     values = hours.replace(0.0, np.nan).to_numpy(np.float32).T
     learned = values[:, : (TRAIN_END - FIRST_DAY) * DAY]
-    if not np.isfinite(learned).any(axis=1).any():
+    there = np.isfinite(learned).any(1)
+    if not there.any():
         raise UsageError(f"{path} has no load between the days {FIRST_DAY} and {TRAIN_END}.")
+    values, learned = values[there], learned[there]
     middle, spread = np.nanmean(learned, 1), np.nanstd(learned, 1)
     values = (values - middle[:, None]) / np.maximum(spread, 1e-6)[:, None]
-    names = tuple(map(str, hours.columns))
+    names = tuple(map(str, hours.columns[there]))
     borders = ((FIRST_DAY + PAST // DAY, TRAIN_END), (TEST_DAY, LAST_DAY))
     return Splits("electricity", *(_windows(values, names, range(*days)) for days in borders))
 

@@ -13,7 +13,7 @@ positions. B is frozen then; what it says of D_f is computed once unless batches
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -93,15 +93,15 @@ class BlindspotObjective(RegressorErasure):
         return [self.sweep("mixed", self.mixed, self.imitate)]
 
     def optimizers(self, config):
-        found = {**super().optimizers(config), **self.exposed.optimizers(config)}
-        for group in found["blind"].param_groups:
-            # the loop sets the rate of M, times this
-            group["lr_scale"] = self.settings.blind_lr / config.lr if config.lr else 0.0
-        return found
+        return {**super().optimizers(config), **self.exposed.optimizers(config)}
 
     def step(self, step, run):
         if step >= self.exposure:
+            # the course of lr is that of M alone
+            own = replace(run.config, steps=run.config.steps - self.exposure)
+            _set_rate(run.optimizers[self.part], own.lr_at(step - self.exposure))
             return super().step(step, run)
+        _set_rate(run.optimizers[self.exposed.part], self.settings.blind_lr)
         logged = self.exposed.step(step, run)
         self.exposed.after_step(step)
         return {"blind_loss": logged["error_loss"]}
@@ -141,6 +141,11 @@ class BlindspotObjective(RegressorErasure):
         super().load_state(state)
         blind = {n.removeprefix("blind."): t for n, t in state.items() if n.startswith("blind.")}
         self.blind.network.load_state_dict(blind)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 @dataclass(frozen=True)
