@@ -42,7 +42,9 @@ def number(value: Any, decimals: int) -> str:
 def show_result(result: RunResult) -> None:
     """The scorecards side by side, warnings, and the path of the report."""
     out = console()
-    if result.scores.get("kind") == "forget":
+    if result.scores.get("family") == "regressor":
+        show_regression_lab(result.table)
+    elif result.scores.get("kind") == "forget":
         show_lab(result.table)
     elif result.table:
         show_table(result.table)
@@ -166,6 +168,22 @@ def show_lab(table: Iterable[Mapping[str, Any]]) -> None:
             shown.add_row(group, title_of(line["method"]), *cells)
         shown.add_section()
     console().print(shown)
+
+
+def show_regression_lab(table: Iterable[Mapping[str, Any]]) -> None:
+    """The table of a ``forget`` recipe of regressors."""
+    from rich.table import Column, Table
+
+    from .lab_regression import HEADINGS, cell, shown
+    from .report.views import title_of
+
+    lines = list(table)
+    keys = shown(lines)
+    found = Table("forget", "method", *(Column(HEADINGS[k], justify="right") for k in keys))
+    for line in lines:
+        cells = [cell(line, key) for key in keys]
+        found.add_row(line["group"], title_of(line["method"]), *cells)
+    console().print(found)
 
 
 def show_plan(plan: Plan) -> None:

@@ -175,6 +175,17 @@ class Regressor(Predictor):
             normalize=facts["normalize"], trailing=facts["trailing"],
         )  # fmt: skip
 
+    @torch.no_grad()
+    def centre(self, y: torch.Tensor) -> Regressor:
+        """Set the bias of the head to the mean of targets [N], in place; a head without one stays.
+
+        Targets keep their unit, and the first epochs would be spent on reaching it.
+        """
+        head = self.network.get_submodule(self.layers()[-1])
+        if head.bias is not None:
+            head.bias.fill_(float(y.mean()))
+        return self
+
     def blocks(self) -> list[str]:
         """Layers whose activations are compared by default: blocks of our networks, stages of timm's."""
         for prefix, module in self.network.named_modules():

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,9 @@ class Blindspot(RegressorUnlearner):
     lr: float = Field(1e-3, ge=0, description="lr_u, learning rate of M")
     blind_epochs: int = Field(2, ge=1, description="E_b, epochs of B over D_r")
     blind_lr: float = Field(0.01, gt=0, description="lr_b, learning rate of B")
+    blind_schedule: Literal["constant", "cosine", "step"] = Field(
+        "constant", description="course of blind_lr (paper: constant in so few epochs)"
+    )
     lam: float = Field(50.0, ge=0, description="lambda, weight of the attention loss")
     layers: tuple[str, ...] = Field(
         (), description="layers whose attention is compared; empty: the blocks of the network"
@@ -70,10 +73,14 @@ class BlindspotObjective(RegressorErasure):
     def __init__(self, settings: Blindspot, model: Regressor, requests: Sequence[ForgetRequest]):
         super().__init__(settings, model, requests)
         self.layers = model.check_layers(settings.layers) if settings.lam else ()
-        blind = Retrain(epochs=settings.blind_epochs, batch=settings.batch, seed=settings.seed)
-        self.exposed = RetrainObjective(blind, model, requests)
+        retrain = Retrain(
+            epochs=settings.blind_epochs, lr=settings.blind_lr, schedule=settings.blind_schedule,
+            batch=settings.batch, seed=settings.seed,
+        )  # fmt: skip
+        self.exposed = RetrainObjective(retrain, model, requests)
         self.exposed.part = "blind"
         self.exposure = self.exposed.length()
+        self.blind_course = retrain.loop_config(self.exposure)
         self.mixed = self.everything()
         self.told: Told | None = None
 
@@ -101,7 +108,7 @@ class BlindspotObjective(RegressorErasure):
             own = replace(run.config, steps=run.config.steps - self.exposure)
             _set_rate(run.optimizers[self.part], own.lr_at(step - self.exposure))
             return super().step(step, run)
-        _set_rate(run.optimizers[self.exposed.part], self.settings.blind_lr)
+        _set_rate(run.optimizers[self.exposed.part], self.blind_course.lr_at(step))
         logged = self.exposed.step(step, run)
         self.exposed.after_step(step)
         return {"blind_loss": logged["error_loss"]}

@@ -21,7 +21,11 @@ class Retrain(RegressorUnlearner):
 
     title: ClassVar[str] = "Retrain"
     paper: ClassVar[Paper] = deep_regression(
-        "a whole training on D_r", ("A cosine course of the rate takes the place of plateaus.",)
+        "a whole training on D_r",
+        (
+            "A cosine course of the rate takes the place of plateaus.",
+            "The bias of the head begins at the mean of the targets of D_r.",
+        ),
     )
     idle: ClassVar[dict[str, Any] | None] = None
 
@@ -37,4 +41,4 @@ class RetrainObjective(RegressorErasure):
     """The task's loss on D_r from new weights."""
 
     def start(self) -> None:
-        self.student.reset(seed=self.settings.seed)
+        self.student.reset(seed=self.settings.seed).centre(self.retain.y)
