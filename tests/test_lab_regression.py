@@ -104,6 +104,8 @@ def test_the_report_and_the_console_are_made_again_from_the_folder(done):
         cli.app, ["run", str(done.folder / "recipe.yaml"), "-o", str(done.folder)]
     )
     assert shown.exit_code == 0 and "Blindspot" in shown.stdout and "AIN" in shown.stdout
+    kept = CliRunner().invoke(cli.app, ["show", str(done.folder)])
+    assert kept.exit_code == 0 and "Blindspot" in kept.stdout and "AIN" in kept.stdout
 
 
 def test_cells_say_what_was_given_up():
@@ -128,6 +130,9 @@ def test_the_shipped_lab_has_every_method():
     ("changes", "fault"),
     [
         ({"model": {"data": "gagues"}}, "There is no data set 'gagues'. Did you mean 'gauges'"),
+        ({"model": {"data": "gauges", "architecture": "mlp"},
+          "groups": {"a": {"forget": {"kind": "random", "share": 0.1}, "methods": {"ssd": {}}}}},
+         r"mlp cannot read the samples of gauges, which are \[3, 32, 32\]"),
         ({"poison": {"target": "3"}}, "'poison' is not for a regressor; leave it out"),
         ({"relearn": 3}, "'relearn' is not for a regressor"),
         ({"anamnesis": {"alhpa": 1}}, "anamnesis: unknown key 'alhpa'. Did you mean 'alpha'"),

@@ -145,8 +145,8 @@ class Yardstick:
     """What every method is compared with: Retrain's predictions, errors and relearn steps."""
 
     outputs: Outputs
-    values: Mapping[str, float]
-    steps: int | None
+    values: Mapping[str, Any]
+    fingerprint: str
 
     @classmethod
     def of(
@@ -154,8 +154,10 @@ class Yardstick:
         relearning: Relearning | None,
     ) -> Yardstick:  # fmt: skip
         out = Outputs.of(retrained, request)
-        steps = relearning and relearning.steps(retrained, original, request)[0]
-        return cls(out, rates(out, request), steps)
+        values = {
+            **rates(out, request), **relearned(retrained, original, request, relearning)
+        }  # fmt: skip
+        return cls(out, values, retrained.fingerprint())
 
 
 def rates(out: Outputs, request: ForgetRequest, seed: int = 0) -> dict[str, float]:
@@ -166,6 +168,17 @@ def rates(out: Outputs, request: ForgetRequest, seed: int = 0) -> dict[str, floa
     found = {name: float(values.mean()) for name, values in errors.items()}
     found["mia"] = member_share(members, others, errors["forget"], seed=seed)
     return found
+
+
+def relearned(
+    model: Regressor, original: Regressor, request: ForgetRequest, relearning: Relearning | None
+) -> dict[str, Any]:
+    """``relearn`` (steps) and ``censored`` of a model; nothing if nobody asks."""
+    if relearning is None:
+        return {}
+    return dict(
+        zip(("relearn", "censored"), relearning.steps(model, original, request), strict=True)
+    )
 
 
 def measure(
@@ -190,15 +203,17 @@ def measure(
         (distance of the predictions on the forget set), ``gap`` (mean distance of the four errors)
         and ``ain``.
     """
-    out = Outputs.of(model, request)
-    found: dict[str, Any] = rates(out, request)
-    if relearning is not None:
-        found["relearn"], found["censored"] = relearning.steps(model, original, request)
+    if yardstick is not None and model.fingerprint() == yardstick.fingerprint:
+        out, found = yardstick.outputs, dict(yardstick.values)
+    else:
+        out = Outputs.of(model, request)
+        found = {**rates(out, request), **relearned(model, original, request, relearning)}
     if yardstick is not None:
+        gold = yardstick.values
         found["w1"] = wasserstein_1(out.forget, yardstick.outputs.forget)
-        found["gap"] = float(np.mean([abs(found[k] - yardstick.values[k]) for k in GAP_KEYS]))
+        found["gap"] = float(np.mean([abs(found[key] - gold[key]) for key in GAP_KEYS]))
         if relearning is not None:
-            found["ain"] = ain(found["relearn"], yardstick.steps)
+            found["ain"] = ain(found["relearn"], gold["relearn"])
     return found
 
 

@@ -151,6 +151,22 @@ class Regressor(Predictor):
         """[N] float32 on the CPU, in eval mode, without augmentation."""
         return self.outputs(x, batch)[:, 0]
 
+    def check_reads(self, name: str, x: torch.Tensor) -> Regressor:
+        """See that the network takes samples [N, ...] of some data, and gives one value each.
+
+        Raises:
+            UsageError: if it does not.
+        """
+        try:
+            shape = list(self.outputs(x[:1]).shape)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise UsageError(
+                f"{self.name} cannot read the samples of {name}, which are {list(x.shape[1:])}: {error}"
+            ) from error
+        if shape != [1, 1]:
+            raise UsageError(f"{self.name} gives {shape} for one sample of {name}, not one value.")
+        return self
+
     def untrained_network(self) -> nn.Module:
         return build_network(self.architecture, self.channels())
 

@@ -48,7 +48,7 @@ class RegressorTrainer(samples.SampleTrainer):
             std = x.std(axes).clamp_min(1e-6)
             moments = (x.mean(axes).tolist(), std.tolist())
         model = Regressor.build(self.architecture, x.shape[1], self.seed, moments, x.ndim - 2)
-        return model.centre(splits.train.y)
+        return model.check_reads(splits.name, x).centre(splits.train.y)
 
     def training(self, model, splits, rows=None) -> Training:
         return Training(self, model, splits, rows)

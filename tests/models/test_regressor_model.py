@@ -59,6 +59,16 @@ def test_the_head_starts_at_the_mean_of_the_targets():
     assert float(model.network.get_submodule(model.layers()[-1]).bias) == 3.0
 
 
+def test_samples_of_another_shape_are_refused():
+    with pytest.raises(
+        UsageError, match=r"mlp cannot read the samples of shapes, which are \[6\]: "
+    ):
+        Regressor.build("mlp", 4).check_reads("shapes", torch.zeros(3, 6))
+    two = Regressor(nn.Linear(6, 2), name="two")
+    with pytest.raises(UsageError, match=r"two gives \[1, 2\] for one sample of shapes, not one"):
+        two.check_reads("shapes", torch.zeros(3, 6))
+
+
 def test_unknown_names_and_other_folders_are_refused(tmp_path):
     with pytest.raises(
         UsageError, match=r"There is no regressor 'alcnn'\. Known: allcnn, small_allcnn"

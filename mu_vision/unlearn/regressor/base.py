@@ -52,7 +52,7 @@ class RegressorUnlearner(SampleUnlearner):
         return RegressorErasure(self, model, requests)
 
     def check(self, model: Regressor, request: ForgetRequest) -> None:
-        check_values(request)
+        check_fits(model, request)
 
 
 class RegressorErasure(SampleErasure):
@@ -79,17 +79,18 @@ class OneShotRegressorUnlearner(OneShotUnlearner):
     family: ClassVar[str] = "regressor"
 
     def check(self, model: Regressor, request: ForgetRequest) -> None:
-        check_values(request)
+        check_fits(model, request)
 
 
-def check_values(request: ForgetRequest) -> None:
-    """See that the samples have values.
+def check_fits(model: Regressor, request: ForgetRequest) -> None:
+    """See that the samples have values, and that the model takes them.
 
     Raises:
-        UsageError: if they have classes.
+        UsageError: if they have classes, or another shape.
     """
     if not isinstance(request.splits.train, Measured):
         raise UsageError(
             f"{request.splits.name} has a class a sample, and a regressor forgets samples with a"
             " value each."
         )
+    model.check_reads(request.splits.name, request.splits.train.x)

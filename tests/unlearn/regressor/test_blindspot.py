@@ -10,6 +10,7 @@ from torch import nn
 from mu_vision import registry
 from mu_vision.data.selectors import forget_rows
 from mu_vision.errors import UsageError
+from mu_vision.loop import LoopConfig, Objective, train
 from mu_vision.models.regressor import Regressor
 from mu_vision.unlearn.regressor.blindspot import Blindspot, attention_map
 
@@ -154,10 +155,41 @@ def test_b_after_all_epochs_is_retrain(value_net):
         epochs=2, lr=0.01, schedule="constant"
     ).unlearn(value_net, asked)
     blind = Blindspot(blind_epochs=2, lam=0.0, epochs=1).objective(value_net, [asked])
-    from mu_vision.loop import LoopConfig, train
-
     train(blind, LoopConfig(steps=blind.exposure, lr=1e-3))
     assert blind.blind.fingerprint() == retrain.model.fingerprint()
+
+
+def test_m_comes_to_answer_as_b_on_the_forget_set(value_net):
+    method = Blindspot(blind_epochs=3, epochs=12, lr=3e-3, lam=0.0)
+    objective = method.objective(value_net, [low_digits()])
+    train(objective, method.loop_config(objective.length()))
+    x, told = objective.forget.x, objective.told.answers
+    before, after = (
+        float((model.predict(x) - told).abs().mean())
+        for model in (value_net, objective.student.freeze())
+    )
+    assert after < before / 3
+
+
+@pytest.mark.parametrize("of_m", [False, True])
+def test_a_run_that_was_killed_goes_on_in_either_phase(value_net, tmp_path, monkeypatch, of_m):
+    method = Blindspot(blind_epochs=1, epochs=1, lr=0.01, schedule="cosine", checkpoint_every=1)
+    whole = method.unlearn(value_net, low_digits())
+    exposure = method.objective(value_net, [low_digits()]).exposure
+    last = exposure + 1 if of_m else exposure - 1
+    plain = Objective.after_step
+
+    def killed(self, step):
+        plain(self, step)
+        if step == last and self.part == "main":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objective, "after_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            method.unlearn(value_net, low_digits(), tmp_path)
+    resumed = method.unlearn(value_net, low_digits(), tmp_path)
+    assert resumed.model.fingerprint() == whole.model.fingerprint()
 
 
 def test_augmented_batches_ask_b_anew(value_net):
