@@ -27,10 +27,11 @@ import torch.nn.functional as F
 
 from mu_vision.data.labelled import Labelled, load_splits
 from mu_vision.metrics.membership import mia_efficacy
-from mu_vision.models.classifier import PREFIX, Classifier
+from mu_vision.models.classifier import Classifier
+from mu_vision.models.predictor import PREFIX
 from mu_vision.train.classifier import ClassifierTrainer
 from mu_vision.unlearn.classifier.influence import inverse_hessian_product, mean_gradient
-from mu_vision.unlearn.classifier.per_sample import fisher_diagonal, mean_square_gradients
+from mu_vision.unlearn.per_sample import fisher_diagonal, mean_square_gradients
 
 Tensors = dict[str, torch.Tensor]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +42,8 @@ def number(value: Any, decimals: int) -> str:
 def show_result(result: RunResult) -> None:
     """The scorecards side by side, warnings, and the path of the report."""
     out = console()
-    if result.scores.get("kind") == "forget":
-        show_lab(result.table)
-    elif result.table:
-        show_table(result.table)
+    if result.table:
+        show_tables(result.scores, result.table)
     elif result.scores.get("models"):
         show_scores(result.scores)
         show_attacks(result.scores)
@@ -53,6 +51,16 @@ def show_result(result: RunResult) -> None:
         out.print(f"report: {result.report}", soft_wrap=True, markup=False)
     elif result.folder:
         out.print(f"written: {result.folder}", soft_wrap=True, markup=False)
+
+
+def show_tables(scores: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> None:
+    """The table of a run, with the columns of its kind."""
+    if scores.get("family") == "regressor":
+        show_regression_lab(table)
+    elif scores.get("kind") == "forget":
+        show_lab(table)
+    else:
+        show_table(table)
 
 
 def show_scores(scores: Mapping[str, Any]) -> None:
@@ -168,6 +176,22 @@ def show_lab(table: Iterable[Mapping[str, Any]]) -> None:
     console().print(shown)
 
 
+def show_regression_lab(table: Iterable[Mapping[str, Any]]) -> None:
+    """The table of a ``forget`` recipe of regressors."""
+    from rich.table import Column, Table
+
+    from .lab_regression import HEADINGS, cell, shown
+    from .report.views import title_of
+
+    lines = list(table)
+    keys = shown(lines)
+    found = Table("forget", "method", *(Column(HEADINGS[k], justify="right") for k in keys))
+    for line in lines:
+        cells = [cell(line, key) for key in keys]
+        found.add_row(line["group"], title_of(line["method"]), *cells)
+    console().print(found)
+
+
 def show_plan(plan: Plan) -> None:
     """The resolved recipe, what it costs, and what would be fetched."""
     out = console()
@@ -197,7 +221,7 @@ def show(what: str, output: Path | None, index: int) -> None:
             raise UsageError(f"{path} has no scores.json: it is not a run, or not yet finished.")
         found = json.loads(scores.read_text(encoding="utf-8"))
         if found.get("table"):
-            show_table(found["table"])
+            show_tables(found, found["table"])
         else:
             show_scores(found)
         if (path / "report.html").is_file():

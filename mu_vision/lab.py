@@ -21,19 +21,20 @@ from statistics import fmean, stdev
 from typing import Any
 
 from . import files
-from .data.labelled import Splits
+from .data.samples import Splits
 from .data.selectors import ForgetRequest, Selector, in_turn, load_forget_set
 from .environment import environment
 from .errors import RunError
 from .evaluation import forgetting
 from .models.classifier import Classifier
+from .models.predictor import Predictor
 from .pruning import Pruning
 from .recipe import ForgetRecipe
 from .recipes.forgetting import YARDSTICK
 from .runs import ORIGINAL, Announce, RunResult, write_recipe
 from .shadows import Shadows
 from .stages import Stages, fingerprint, open_run
-from .unlearn.classifier.base import check_request, forget_in_turn
+from .unlearn.samples import check_request, forget_in_turn
 
 RATES = (
     "ua", "ra", "ta", "mia", "asr", "gap", "mia_gap", "js", "mia_entropy", "probe", "one_shot",
@@ -43,7 +44,17 @@ COLUMNS = (*RATES, "weight_distance", "relearn_time", "ain", "seconds")
 
 
 class Lab:
-    """One recipe in one run folder."""
+    """One recipe in one run folder.
+
+    What is of one family of models is a method or an attribute: see ``lab_regression``.
+
+    Attributes:
+        model: the class of the models.
+        columns: metrics whose means over seeds the table has.
+    """
+
+    model: type[Predictor] = Classifier
+    columns: tuple[str, ...] = COLUMNS
 
     def __init__(self, recipe: ForgetRecipe, folder: Path, announce: Announce):
         self.recipe, self.folder, self.stages = recipe, folder, Stages(folder, announce)
@@ -84,17 +95,17 @@ class Lab:
                 group: requests[recipe.seeds[0], group].model_dump() for group in recipe.groups
             },
             "seeds": list(recipe.seeds),
-            "classes": list(self.splits.classes),
             "axis": recipe.axis(),
+            **self.facts(),
             "rows": rows,
-            "table": summarize(rows),
+            "table": summarize(rows, self.columns),
             "closer": closer,
             "environment": environment(),
         }
         write_recipe(folder, data, {"environment": scores["environment"]})
         files.write_json(folder / "scores.json", scores)
-        files.write_text(folder / "table.csv", as_csv(scores["table"]))
-        files.write_text(folder / "table.md", as_markdown(scores["table"]))
+        files.write_text(folder / "table.csv", as_csv(scores["table"], self.columns))
+        files.write_text(folder / "table.md", self.markdown(scores["table"]))
         from .reporting import write_lab_report
 
         report = write_lab_report(folder)
@@ -129,7 +140,7 @@ class Lab:
             return {"seconds": round(time.perf_counter() - started, 3)}
 
         self.stages.run(f"train-seed{seed}-{name}", inputs, work, [place])
-        return Classifier.load(place)
+        return self.model.load(place)
 
     def selected(self, first: Selector, seed: int, group: str) -> ForgetRequest:
         """The forget set of a group; with later requests, all of them together."""
@@ -160,12 +171,11 @@ class Lab:
         models: dict[str, Classifier] = {}
 
         @cache
-        def gold() -> forgetting.Yardstick:
-            return forgetting.Yardstick.of(models[YARDSTICK], request)
+        def gold() -> Any:
+            return self.yardstick(models[YARDSTICK], request, original)
 
-        def measured(model: Classifier, yardstick: Classifier | forgetting.Yardstick):
-            found = forgetting.measure(model, request, yardstick, self.recipe.probe)
-            return {**found, **self.relearned(model, request, seed)}
+        def measured(model: Any, yardstick: Any) -> dict[str, Any]:
+            return self.measured(model, request, original, yardstick, seed)
 
         for label, method in self.recipe.methods(group, seed).items():
             place = self.folder / "model" / f"seed{seed}" / group / label
@@ -175,8 +185,7 @@ class Lab:
                 "original": original.fingerprint(),
                 "request": request.model_dump(),
                 "yardstick": retrained and retrained.fingerprint(),
-                "probe": self.recipe.probe,
-                "relearn": self.recipe.relearn,
+                **self.asked(),
             }
 
             def work(label=label, method=method, place=place) -> dict[str, Any]:
@@ -189,7 +198,9 @@ class Lab:
                     return {"failed": str(error)}
                 model.name = place.name
                 model.save(place)
-                found = measured(model, gold() if YARDSTICK in models else model)
+                if YARDSTICK not in models:
+                    models[YARDSTICK] = model
+                found = measured(model, gold())
                 return {**found, "seconds": seconds}
 
             name = f"seed{seed}-{group}-{label}"
@@ -200,12 +211,11 @@ class Lab:
                     f"Retrain, the yardstick, failed on {request.name}: {result['failed']}"
                 )
             if "failed" not in result:
-                models[label] = Classifier.load(place)
+                models[label] = self.model.load(place)
             rows.append(row)
         inputs = {
             "original": original.fingerprint(), "request": request.model_dump(),
-            "yardstick": models[YARDSTICK].fingerprint(),
-            "probe": self.recipe.probe, "relearn": self.recipe.relearn,
+            "yardstick": models[YARDSTICK].fingerprint(), **self.asked(),
         }  # fmt: skip
         name = f"seed{seed}-{group}-{ORIGINAL}"
         result = self.stages.run(name, inputs, lambda: measured(original, gold())).result
@@ -222,6 +232,29 @@ class Lab:
             return rows
         attacked = self.shadows.attack(seed, group, request)
         return [row if "failed" in row else {**row, **attacked[row["method"]]} for row in rows]
+
+    def facts(self) -> dict[str, Any]:
+        """What the report has to know of the data."""
+        return {"classes": list(self.splits.classes)}
+
+    def asked(self) -> dict[str, Any]:
+        """What the recipe says about measuring."""
+        return {"probe": self.recipe.probe, "relearn": self.recipe.relearn}
+
+    def yardstick(self, retrained: Any, request: ForgetRequest, original: Any) -> Any:
+        """What every method is compared with, computed once."""
+        return forgetting.Yardstick.of(retrained, request)
+
+    def measured(
+        self, model: Any, request: ForgetRequest, original: Any, yardstick: Any, seed: int
+    ) -> dict[str, Any]:
+        """The metrics of one model."""
+        found = forgetting.measure(model, request, yardstick, self.recipe.probe)
+        return {**found, **self.relearned(model, request, seed)}
+
+    def markdown(self, table: Sequence[Mapping[str, Any]]) -> str:
+        """The table as papers print it."""
+        return as_markdown(table)
 
     def relearned(self, model: Classifier, request: ForgetRequest, seed: int) -> dict[str, Any]:
         if not self.recipe.relearn:
@@ -245,10 +278,16 @@ class Lab:
 
 def run_lab(recipe: ForgetRecipe, folder: Path, announce: Announce) -> RunResult:
     """See ``Lab``."""
+    if recipe.family == "regressor":
+        from .lab_regression import RegressionLab
+
+        return RegressionLab(recipe, folder, announce).run()
     return Lab(recipe, folder, announce).run()
 
 
-def summarize(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def summarize(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS
+) -> list[dict[str, Any]]:
     """One row a group and method: mean and spread over seeds of every metric.
 
     ``<metric>_half`` is half of the 95 % interval of the mean (Student's t), None with one seed; a
@@ -261,7 +300,7 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         line: dict[str, Any] = {
             "group": group, "method": method, "seeds": len(mine), "failed": len(mine) - len(good)
         }  # fmt: skip
-        for key in COLUMNS:
+        for key in columns:
             values = [row[key] for row in good if row.get(key) is not None]
             if len(values) == len(good) and values:
                 line[key] = fmean(values)
@@ -280,9 +319,9 @@ def half_width(values: Sequence[float]) -> float | None:
     return float(t.ppf(0.975, freedom)) * stdev(values) / math.sqrt(len(values))
 
 
-def as_csv(table: Sequence[Mapping[str, Any]]) -> str:
+def as_csv(table: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
     names = ["group", "method", "seeds", "failed"]
-    names += [name for key in COLUMNS for name in (key, f"{key}_half")]
+    names += [name for key in columns for name in (key, f"{key}_half")]
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()

@@ -33,7 +33,12 @@ class Objective:
     """What the loop trains. Subclasses give ``parameters`` and ``loss``; the rest is optional.
 
     An adversarial method that owns several optimisers overrides ``optimizers`` and ``step``.
+
+    Attributes:
+        part: name of its optimiser, where objectives share a run.
     """
+
+    part: str = "main"
 
     def prepare(self, device: torch.device) -> None:
         """Move to the device and compute once what is frozen. Called before the first step."""
@@ -47,7 +52,7 @@ class Objective:
         raise NotImplementedError
 
     def optimizers(self, config: LoopConfig) -> dict[str, torch.optim.Optimizer]:
-        return {"main": config.optimizer_of(list(self.parameters().values()))}
+        return {self.part: config.optimizer_of(list(self.parameters().values()))}
 
     def step(self, step: int, run: Run) -> dict[str, torch.Tensor]:
         """One optimiser step; gives what is to be logged. The default: accumulate ``loss``, clip."""
@@ -57,7 +62,7 @@ class Objective:
                 losses = self.loss(step)
             run.backward(summed(losses) / run.config.accumulation, step)
             note(logged, losses, run.config.accumulation)
-        run.apply(run.optimizers["main"], self.parameters().values())
+        run.apply(run.optimizers[self.part], self.parameters().values())
         return logged
 
     def after_step(self, step: int) -> None:

@@ -24,7 +24,8 @@ from . import seeding
 from .data.labelled import Splits
 from .errors import UsageError
 from .loop import train
-from .models.classifier import PREFIX, Classifier
+from .models.classifier import Classifier
+from .models.predictor import PREFIX
 from .train.classifier import ClassifierTrainer, Training
 
 Masks = dict[str, torch.Tensor]

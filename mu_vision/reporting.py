@@ -98,8 +98,9 @@ def write_table_report(folder: Path) -> Path:
 
 
 def write_lab_report(folder: Path) -> Path:
-    """The report of classifiers that forgot samples or classes."""
+    """The report of classifiers or regressors that forgot samples."""
     from .report.lab import LabData, write_lab
+    from .report.regression import write_regression
 
     scores, recipe = read_scores(folder), _recipe(folder)
     data = LabData(
@@ -109,7 +110,8 @@ def write_lab_report(folder: Path) -> Path:
         environment=scores["environment"],
         command=f"mu-vision run {shlex.quote(str(folder / 'recipe.yaml'))}",
     )
-    return write_lab(data, folder / "report.html")
+    write = write_regression if scores.get("family") == "regressor" else write_lab
+    return write(data, folder / "report.html")
 
 
 def _recipe(folder: Path) -> dict[str, Any]:

@@ -222,7 +222,7 @@ class LowerLevel(Training):
     def optimizers(self, config):
         return {"main": SignSGD(self.parameters().values(), config.lr)}
 
-    def cross_entropy(self, x, y, rows):
+    def task_loss(self, x, y, rows):
         losses = F.cross_entropy(self.student.network(x), y, reduction="none")
         return {"ce_loss": (self.kept[rows] * losses).sum()}
 

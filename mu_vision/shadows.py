@@ -16,7 +16,7 @@ from .metrics.lira import ulira_left_out
 from .metrics.membership import logit_scaled_confidence
 from .recipes.forgetting import YARDSTICK
 from .runs import ORIGINAL
-from .unlearn.classifier.base import forget_in_turn
+from .unlearn.samples import forget_in_turn
 
 if TYPE_CHECKING:
     from .data.selectors import ForgetRequest

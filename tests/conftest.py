@@ -62,3 +62,11 @@ def digit_net():
     from labelled import trained_net
 
     return trained_net()
+
+
+@pytest.fixture(scope="session")
+def value_net():
+    """A small regressor of the digits' values, trained for a moment; do not change its weights."""
+    from measured import trained_regressor
+
+    return trained_regressor()

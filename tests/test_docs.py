@@ -7,11 +7,12 @@ from pathlib import Path
 
 from mu_vision import registry
 
-PAGE = Path(__file__).parents[1] / "docs" / "classifiers.md"
+DOCS = Path(__file__).parents[1] / "docs"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+def blocks(language: str, page: str = "classifiers") -> list[str]:
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def test_a_students_method_stands_on_the_board(tmp_path, monkeypatch, capsys):
@@ -37,3 +38,19 @@ def test_every_forget_set_of_the_page_is_read():
     (text,) = blocks("yaml")
     kinds = [Selector(**yaml.safe_load(line)["forget"]).kind for line in text.strip().splitlines()]
     assert kinds == ["random", "class", "indices", "file", "poisoned"]
+
+
+def test_every_forget_set_and_network_of_regressors_is_read():
+    import yaml
+
+    from mu_vision.data.regression import DATASETS
+    from mu_vision.data.selectors import Selector
+    from mu_vision.train.regressor import RegressorTrainer
+
+    sets, models = (
+        [yaml.safe_load(line) for line in text.strip().splitlines()]
+        for text in blocks("yaml", "regression")
+    )
+    kinds = [Selector(**told["forget"]).kind for told in sets]
+    assert kinds == ["range", "subject", "random", "indices", "file"]
+    assert {RegressorTrainer(**told["model"]).data for told in models} == {*DATASETS} - {"gauges"}

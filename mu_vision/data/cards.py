@@ -44,9 +44,9 @@ class DatasetCard(BaseModel):
 
     name: str = Field(pattern=r"^[a-z0-9_]+$", description="short name, the card's file name")
     title: str = Field(description="the name as people write it")
-    kind: Literal["rendered", "folder", "prompts", "labelled"] = Field(
-        description="rendered by this project, a folder of pictures, a table of prompts, or pictures"
-        " with one label each (objects are then the classes)"
+    kind: Literal["rendered", "folder", "prompts", "labelled", "measured"] = Field(
+        description="rendered by this project, a folder of pictures, a table of prompts, pictures"
+        " with one label each (objects are then the classes), or samples with a value each"
     )
     summary: str = Field(description="one line for listings")
     licence: str
@@ -212,6 +212,12 @@ def load_card(name_or_path: str | Path) -> DatasetCard:
     if "body" in header:
         raise UsageError(f"{where}: 'body' is the Markdown text below the header, not a key in it.")
     return validated(DatasetCard, {**header, "body": parts[2].strip()}, where)
+
+
+def missing(name: str, root: Path | str, what: str) -> UsageError:
+    """That a data set is not in a folder; its card says what to fetch and where to put it."""
+    card = load_card(name)
+    return UsageError(f"{card.title} cannot be read from {root}: {what}. {card.fetch}")
 
 
 def _check_template(text: str, fields: set[str]) -> None:

@@ -6,25 +6,20 @@ the batch. Values are float32 in [0, 1]; normalisation belongs to the network.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..errors import UsageError, unknown
 from .cards import load_card
-
-if TYPE_CHECKING:
-    from .poison import Poisoned
+from .samples import Samples, Splits
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labelled(Samples):
     """N pictures with their labels.
 
     Attributes:
@@ -33,8 +28,6 @@ class Labelled:
         classes: names of the classes.
     """
 
-    x: torch.Tensor
-    y: torch.Tensor
     classes: tuple[str, ...]
 
     def __post_init__(self):
@@ -48,77 +41,6 @@ class Labelled:
                 f"Labels go from {int(self.y.min())} to {int(self.y.max())}, but there are"
                 f" {len(self.classes)} classes (0 to {len(self.classes) - 1})."
             )
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def take(self, rows: np.ndarray | torch.Tensor | Sequence[int]) -> Labelled:
-        """The pictures at these positions, in this order."""
-        rows = torch.as_tensor(rows, dtype=torch.long)
-        return Labelled(
-            self.x[rows.to(self.x.device)], self.y[rows.to(self.y.device)], self.classes
-        )
-
-    def to(self, device: torch.device | str) -> Labelled:
-        return Labelled(self.x.to(device), self.y.to(device), self.classes)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of pictures and labels."""
-        digest = hashlib.sha256(repr((tuple(self.x.shape), self.classes)).encode())
-        digest.update(np.ascontiguousarray(self.x.cpu().numpy()).tobytes())
-        digest.update(self.y.cpu().numpy().tobytes())
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Splits:
-    """What a model learns from and what nobody may learn from.
-
-    Attributes:
-        name: of the data set.
-        augment: crop and flip training batches, as is usual for CIFAR; digits have neither.
-        poison: the backdoor in the training set, if there is one.
-        validation: held out of the training set, to choose settings or an epoch by.
-    """
-
-    name: str
-    train: Labelled
-    test: Labelled
-    augment: bool = False
-    poison: Poisoned | None = None
-    validation: Labelled | None = None
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.train.classes
-
-    def hold_out(self, share: float) -> Splits:
-        """The same data with a share of each class taken out of the training set.
-
-        The choice is fixed: nothing that a seed moves may become training data elsewhere.
-
-        Args:
-            share: of each class, in [0, 1); 0 leaves the data as it is.
-
-        Raises:
-            UsageError: if that is no sample of any class.
-        """
-        if not share:
-            return self
-        y, rng = self.train.y.cpu().numpy(), np.random.default_rng(1)
-        chosen: list[int] = []
-        for label in np.unique(y):
-            rows = rng.permutation(np.flatnonzero(y == label))
-            chosen += rows[: round(share * len(rows))].tolist()
-        if not chosen:
-            raise UsageError(
-                f"validation={share:g} of {self.name} is no sample of any class; give a larger share."
-            )
-        left = np.setdiff1d(np.arange(len(y)), chosen)
-        return replace(
-            self, train=self.train.take(left), validation=self.train.take(sorted(chosen))
-        )
 
 
 DIGITS_TEST = 600

@@ -193,7 +193,7 @@ def _features(feature: str, **sets: tuple[ArrayLike, ArrayLike]) -> list[np.ndar
     return [FEATURES[feature](*pair).reshape(len(pair[0]), -1) for pair in checked.values()]
 
 
-def _support_vectors(
+def support_vectors(
     members: np.ndarray, non_members: np.ndarray
 ) -> tuple[Callable[[np.ndarray], np.ndarray], float]:
     """Fit the attacker of Jia et al.: SVC, rbf kernel, C = 3, gamma = 1 / D.
@@ -269,7 +269,7 @@ def mia_efficacy(
         forget=(forget_logits, forget_labels),
     )
     count = min(len(retain), len(test))
-    calls_member, grid = _support_vectors(retain[:count], test[:count])
+    calls_member, grid = support_vectors(retain[:count], test[:count])
     efficacy, seconds = float((~calls_member(forget)).mean()), time.perf_counter() - start
     return EfficacyAttack(feature, count, count, seconds, efficacy, grid)
 
@@ -306,7 +306,7 @@ def mia_privacy(
     half = min(len(retain), len(test)) // 2
     if not half:
         raise UsageError("MIA-Privacy needs at least 2 retain and 2 test samples.")
-    calls_member, grid = _support_vectors(retain[:half], test[:half])
+    calls_member, grid = support_vectors(retain[:half], test[:half])
     member = float(calls_member(retain[half:]).mean())
     non_member = float((~calls_member(test[half:])).mean())
     privacy, seconds = (member + non_member) / 2, time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Recipes about samples and classes of classifiers."""
+"""Recipes about samples, classes and ranges of values that classifiers and regressors forget."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from .base import Label, Recipe, Settings, Strict, blank_to_empty, unlearners
 if TYPE_CHECKING:
     from ..data.poison import Poison
     from ..data.selectors import Selector
+    from ..evaluation.regression import Relearning
     from ..pruning import Pruning
     from ..selection import WorstCase
-    from ..train.classifier import ClassifierTrainer
+    from ..train.samples import SampleTrainer
     from ..unlearn.base import Unlearner
 
 YARDSTICK = "retrain"
@@ -55,20 +56,26 @@ class Lira(Strict):
 
 
 class ForgetRecipe(Recipe):
-    """Train classifiers, make them forget, and set every method beside Retrain.
+    """Train classifiers or regressors, make them forget, and set every method beside Retrain.
 
     Attributes:
-        model: settings of the trainer ``classifier``: data, architecture, epochs, lr.
+        family: ``classifier`` or ``regressor``.
+        model: settings of the trainer of that name: data, architecture, epochs, lr.
         poison: settings of ``data.poison.Poison``: a backdoor in the training set, to be cleaned.
         groups: forget sets with their methods. ``retrain`` with the original's training settings is
             always the first: it is the yardstick.
         seeds: one original, one split and one run of every method for each.
         probe: also ask a linear probe what the features still know.
         relearn: epochs of fine-tuning on the forget set, to see how soon it is back; 0 for none.
-        lira: attack every method by U-LiRA, with so many shadow models; None for not at all.
+            Of classifiers.
+        lira: attack every method by U-LiRA, with so many shadow models; None for not at all. Of
+            classifiers.
+        anamnesis: settings of ``evaluation.regression.Relearning``: how long it takes to learn the
+            forgotten again, beside Retrain. Of regressors.
     """
 
     kind: Literal["forget"]
+    family: Literal["classifier", "regressor"] = "classifier"
     model: Settings = Field(default_factory=dict)
     poison: Settings | None = None
     groups: dict[Label, ForgetGroup] = Field(min_length=1)
@@ -76,14 +83,23 @@ class ForgetRecipe(Recipe):
     probe: bool = True
     relearn: int = Field(0, ge=0)
     lira: Lira | None = None
+    anamnesis: Settings | None = None
 
-    def trainer(self, seed: int) -> ClassifierTrainer:
+    def trainer(self, seed: int) -> SampleTrainer:
         """The trainer of the original with this seed."""
-        from ..train.classifier import ClassifierTrainer
+        from .. import registry
 
-        return validated(
-            ClassifierTrainer, {**self.model, "seed": seed}, f"recipe {self.name}, model"
-        )
+        trainer = registry.get("trainer", self.family)
+        return validated(trainer, {**self.model, "seed": seed}, f"recipe {self.name}, model")
+
+    def relearning(self, seed: int) -> Relearning | None:
+        """How regressors relearn; None for not at all."""
+        from ..evaluation.regression import Relearning
+
+        if self.anamnesis is None:
+            return None
+        settings = {"seed": seed, **self.anamnesis}
+        return validated(Relearning, settings, f"recipe {self.name}, anamnesis")
 
     def methods(self, group: str, seed: int) -> dict[str, Unlearner]:
         """Label -> method of a group; Retrain comes first."""
@@ -91,7 +107,7 @@ class ForgetRecipe(Recipe):
         shared = {"epochs", "lr", "schedule", "weight_decay", "batch"}
         settings = {YARDSTICK: trainer.model_dump(include=shared), **self.groups[group].methods}
         where = f"recipe {self.name}, groups.{group}.methods"
-        return unlearners(settings, "classifier", seed, where)
+        return unlearners(settings, self.family, seed, where)
 
     def forget_set(self, group: str, seed: int) -> Selector | WorstCase:
         """How the forget set of a group is chosen: by a selector, or by a search."""
@@ -156,16 +172,35 @@ class ForgetRecipe(Recipe):
         return validated(Poison, {"seed": self.seed, **self.poison}, f"recipe {self.name}, poison")
 
     def check(self) -> None:
-        from ..data.labelled import DATASETS
+        from ..data.labelled import DATASETS as LABELLED
+        from ..data.regression import DATASETS as MEASURED
 
         trainer = self.trainer(self.seed)
-        if trainer.data not in DATASETS:
-            raise unknown("data set", trainer.data, DATASETS)
+        known = LABELLED if self.family == "classifier" else MEASURED
+        if trainer.data not in known:
+            raise unknown("data set", trainer.data, known)
         if not self.seeds:
             raise UsageError(f"Recipe {self.name} has no seed: give seeds=[0].")
+        self._fits_family()
         self.backdoor()
+        self.relearning(self.seed)
         for group in self.groups:
             self.methods(group, self.seed)
             self.forget_set(group, self.seed)
             self.later_sets(group)
             self.pruning(group)
+
+    def _fits_family(self) -> None:
+        """Raise UsageError for what only the other family has."""
+        groups = self.groups.values()
+        asked = {
+            "poison": self.poison, "relearn": self.relearn, "prune": any(g.prune for g in groups),
+            "search": any("search" in g.forget for g in groups),
+        }  # fmt: skip
+        if self.family == "classifier":
+            asked = {"anamnesis": self.anamnesis}
+        for name, value in asked.items():
+            if value:
+                raise UsageError(
+                    f"Recipe {self.name}: {name!r} is not for a {self.family}; leave it out."
+                )

@@ -17,7 +17,7 @@ from mu_vision.data.selectors import (
     load_forget_set,
 )
 from mu_vision.errors import UsageError
-from mu_vision.unlearn.classifier.base import together
+from mu_vision.unlearn.samples import together
 
 FEW = few_digits()
 N = len(FEW.train)

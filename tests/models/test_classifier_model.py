@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mu_vision.errors import UsageError
-from mu_vision.models.classifier import Classifier, Normalize
+from mu_vision.models.classifier import Classifier
+from mu_vision.models.predictor import Normalize
 
 CLASSES = ("cat", "dog", "fish")
 X = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -16,7 +16,7 @@ from torch import nn
 
 from ... import seeding
 from ...errors import UsageError
-from ...models.classifier import PREFIX
+from ...models.predictor import PREFIX
 from ...registry import register
 from .base import ClassifierErasure, ClassifierUnlearner
 from .boundary_shrink import BOUNDARY

@@ -13,7 +13,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from ...errors import UsageError
-from ...models.classifier import PREFIX, Classifier
+from ...models.classifier import Classifier
+from ...models.predictor import PREFIX
 from ...registry import Paper, register
 from .base import ClassifierUnlearner
 

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from ...models.classifier import PREFIX
+from ...models.predictor import PREFIX
 from ...registry import Paper, register
+from ..per_sample import fisher_diagonal
 from .base import OneShotUnlearner
-from .per_sample import fisher_diagonal
 
 
 @register("method", "fisher")

@@ -16,10 +16,11 @@ import torch
 from pydantic import Field
 
 from ...data.labelled import Labelled
-from ...models.classifier import PREFIX, Classifier
+from ...models.classifier import Classifier
+from ...models.predictor import PREFIX
 from ...registry import Paper, register
+from ..per_sample import LossVector, Tensors, conjugate_gradients
 from .base import OneShotUnlearner
-from .per_sample import LossVector, Tensors, conjugate_gradients
 
 
 @register("method", "influence")

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from pydantic import Field
 
-from ...models.classifier import PREFIX
 from ...registry import Paper, register
+from ..per_sample import dampen, mean_square_gradients
 from .base import OneShotUnlearner
-from .per_sample import mean_square_gradients
 
 
 @register("method", "ssd")
@@ -41,16 +39,7 @@ class SSD(OneShotUnlearner):
     chunk: int = Field(64, ge=1, description="samples whose gradients are held at once")
 
     def change(self, model, request) -> dict[str, Any]:
-        data = request.splits.train
-        if request.gone:
-            data = data.take(sorted({*request.rows, *request.kept_rows}))
-        whole = mean_square_gradients(model, data.to(model.device), self.chunk)
+        data = request.known.to(model.device)
+        whole = mean_square_gradients(model, data, self.chunk)
         forget = mean_square_gradients(model, request.forget.to(model.device), self.chunk)
-        chosen = total = 0
-        for name, parameter in model.named_parameters().items():
-            own = name.removeprefix(f"{PREFIX}.")
-            selected = forget[own] > self.alpha * whole[own]
-            factor = (self.lam * whole[own] / forget[own].clamp_min(1e-45)).clamp(max=1.0)
-            parameter.copy_(torch.where(selected, parameter * factor, parameter))
-            chosen, total = chosen + int(selected.sum()), total + selected.numel()
-        return {"dampened": chosen, "of": total}
+        return dampen(model, whole, forget, self.alpha, self.lam)

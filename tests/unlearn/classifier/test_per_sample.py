@@ -14,7 +14,7 @@ from mu_vision.data.selectors import forget_rows
 from mu_vision.errors import RunError
 from mu_vision.models.classifier import Classifier
 from mu_vision.unlearn.classifier.influence import inverse_hessian_product, mean_gradient
-from mu_vision.unlearn.classifier.per_sample import (
+from mu_vision.unlearn.per_sample import (
     conjugate_gradients,
     fisher_diagonal,
     mean_square_gradients,

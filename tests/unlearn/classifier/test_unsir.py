@@ -12,7 +12,7 @@ from steps import SAMPLES, THREES, method, prepared, result, same, tensors
 
 from mu_vision.data.selectors import Selector, in_turn
 from mu_vision.errors import UsageError
-from mu_vision.unlearn.classifier.base import check_request
+from mu_vision.unlearn.samples import check_request
 
 FEW = few_digits()
 BOTH = in_turn(THREES, Selector(kind="class", of="5").select(FEW))

@@ -24,7 +24,7 @@ whole = digits()
 few = Splits("few", whole.train.take(range(100)), whole.test.take(range(50)))
 model, _ = ClassifierTrainer(epochs=1).fit(few)
 request = Selector(kind="class", of="3").select(few)
-done = registry.get("method", "finetune")(epochs=1).unlearn(model, request)
+done = registry.get("method", "finetune", "classifier")(epochs=1).unlearn(model, request)
 print(done.report["steps"], done.model.logits(request.test.x).shape)
 """
 

@@ -13,27 +13,36 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, jacrev, jvp, vjp, vmap
 
-from ...data.labelled import Labelled
-from ...models.classifier import Classifier
+from ..data.labelled import Labelled
+from ..data.measured import Measured
+from ..data.samples import Samples
+from ..models.classifier import Classifier
+from ..models.predictor import PREFIX, Predictor
 
 FEW = 16
 Tensors = dict[str, torch.Tensor]
-# logits [B, K], y [B] -> losses, each a sum over the batch whose terms are of one sample each
+# outputs [B, K], y [B] -> losses, each a sum over the batch whose terms are of one sample each
 BatchLosses = Callable[[torch.Tensor, torch.Tensor], Iterator[torch.Tensor]]
 
 
-def weights_of(model: Classifier) -> tuple[Tensors, Tensors]:
+def weights_of(model: Predictor) -> tuple[Tensors, Tensors]:
     """Parameters and buffers of the network, by their own names, detached."""
     network = model.network
     parameters = {n: p.detach() for n, p in network.named_parameters()}
     return parameters, dict(network.named_buffers())
 
 
-def mean_square_gradients(model: Classifier, data: Labelled, chunk: int = 64) -> Tensors:
-    """E over samples of (d CE / d theta)^2, by parameter: the diagonal of the empirical Fisher."""
+def mean_square_gradients(model: Predictor, data: Samples, chunk: int = 64) -> Tensors:
+    """E over samples of (d loss / d theta)^2, by parameter: the diagonal of the empirical Fisher.
 
-    def losses(logits: torch.Tensor, y: torch.Tensor) -> Iterator[torch.Tensor]:
-        yield F.cross_entropy(logits, y, reduction="sum")
+    The loss is cross-entropy on labelled samples, and their own deviation on measured ones.
+    """
+
+    def losses(outputs: torch.Tensor, y: torch.Tensor) -> Iterator[torch.Tensor]:
+        if isinstance(data, Measured):
+            yield data.error(outputs[:, 0], y).sum()
+        else:
+            yield F.cross_entropy(outputs, y, reduction="sum")
 
     return _mean_squares(model, data, chunk, losses)
 
@@ -50,7 +59,7 @@ def fisher_diagonal(model: Classifier, data: Labelled, chunk: int = 64) -> Tenso
     return _mean_squares(model, data, chunk, losses)
 
 
-def _mean_squares(model: Classifier, data: Labelled, chunk: int, losses: BatchLosses) -> Tensors:
+def _mean_squares(model: Predictor, data: Samples, chunk: int, losses: BatchLosses) -> Tensors:
     """E over samples of the squared gradients of all the losses."""
     network = model.network
     layers, parameters = _with_weights(network), weights_of(model)[0]
@@ -90,7 +99,7 @@ def _is_known(module: nn.Module) -> bool:
 
 
 def _layer_squares(
-    model: Classifier, x: torch.Tensor, y: torch.Tensor, losses: BatchLosses
+    model: Predictor, x: torch.Tensor, y: torch.Tensor, losses: BatchLosses
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Sums of squares layer by layer, from one backward pass of the batch for each loss.
 
@@ -160,7 +169,7 @@ def _squares(
 
 
 def _vmap_squares(
-    model: Classifier, x: torch.Tensor, y: torch.Tensor, losses: BatchLosses
+    model: Predictor, x: torch.Tensor, y: torch.Tensor, losses: BatchLosses
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """The same for any network, by ``torch.func``."""
     parameters, buffers = weights_of(model)
@@ -171,6 +180,34 @@ def _vmap_squares(
 
     for name, rows in vmap(jacrev(each), in_dims=(None, 0, 0))(parameters, x, y).items():
         yield name, rows.square().sum((0, 1))
+
+
+@torch.no_grad()
+def dampen(
+    model: Predictor, whole: Tensors, forget: Tensors, alpha: float, lam: float
+) -> dict[str, int]:
+    """theta_i <- min(lam whole_i / forget_i, 1) theta_i where forget_i > alpha whole_i, in place.
+
+    The edit of SSD (Foster et al., arXiv 2308.07707, equations 6 and 7).
+
+    Args:
+        model: what is edited.
+        whole: importances of the weights for all data, by the network's own names.
+        forget: importances for the forget set.
+        alpha: selects; 0 selects every weight that matters for the forget set.
+        lam: dampens.
+
+    Returns:
+        How many weights were selected, and how many there are.
+    """
+    chosen = total = 0
+    for name, parameter in model.named_parameters().items():
+        own = name.removeprefix(f"{PREFIX}.")
+        selected = forget[own] > alpha * whole[own]
+        factor = (lam * whole[own] / forget[own].clamp_min(1e-45)).clamp(max=1.0)
+        parameter.copy_(torch.where(selected, parameter * factor, parameter))
+        chosen, total = chosen + int(selected.sum()), total + selected.numel()
+    return {"dampened": chosen, "of": total}
 
 
 class LossVector:
