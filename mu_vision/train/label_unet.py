@@ -15,22 +15,23 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, UNet2DModel
 
 from ..data import minicanvas
 from ..errors import UsageError
 from ..loop import LoopConfig
 from ..models.denoiser import to_pixels
-from ..models.labels import LabelModel, LabelPipeline
 from ..models.maths import coefficients
 from ..models.weights import MovingAverage
 from ..registry import register
 from .base import NetworkObjective, Trainer
 from .unet import kept_pictures
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
 
 
 @register("trainer", "label_unet")
@@ -67,6 +68,8 @@ class LabelUNetTrainer(Trainer):
         )  # fmt: skip
 
     def build_unet(self) -> UNet2DModel:
+        from diffusers import UNet2DModel
+
         inner = len(self.channels) - 1
         return UNet2DModel(
             sample_size=self.size // self.patch,
@@ -89,6 +92,8 @@ class LabelUNetObjective(NetworkObjective):
         self.settings = settings
 
     def prepare(self, device: torch.device) -> None:
+        from diffusers import DDIMScheduler
+
         settings = self.settings
         others = [style for style in minicanvas.STYLES if style not in settings.styles]
         pictures = kept_pictures([*settings.without, *others])
@@ -138,6 +143,8 @@ class LabelUNetObjective(NetworkObjective):
     @torch.no_grad()
     def save(self, folder: Path) -> None:
         """Write the pipeline: averaged weights, float16."""
+        from ..models.labels import LabelModel, LabelPipeline
+
         network = copy.deepcopy(self.network)
         network.load_state_dict(self.average.values, strict=False)
         pipeline = LabelPipeline(

@@ -69,7 +69,7 @@ def test_the_fingerprint_knows_every_part_of_the_data():
 )
 def test_a_range_or_a_subject_leaves_the_training_and_the_test_set(settings, name, values):
     asked = select(**settings)
-    assert asked.name == name and asked.whole is None
+    assert asked.name == name and asked.whole == ()
     for inside, outside in ((asked.forget, asked.retain), (asked.unseen, asked.test)):
         assert set(inside.y.tolist()) <= values and not set(outside.y.tolist()) & values
     assert len(asked.unseen) + len(asked.test) == len(FEW.test)
