@@ -39,7 +39,7 @@ def regression_context(data: LabData) -> dict[str, Any]:
                 "best": best and {"title": views.title_of(best["method"]), "w1": cell(best, "w1")},
                 "scatters": _scatters(closer),
                 "densities": _densities(closer),
-                "range": [f"{end:g}" for end in closer["edges"]],
+                "range": [f"{end:.3g}" for end in closer["edges"]],
             }
         )
     return {
