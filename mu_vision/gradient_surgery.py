@@ -141,10 +141,17 @@ class Gradients:
         """Inner products within each parameter, [K, n, n]."""
         return torch.stack([part @ part.T for part in self.rows.split(self.sizes, 1)])
 
+    @torch.no_grad()
     def combine(
         self, surgery: Surgery, order: Sequence[Sequence[int]] = (), scale: float = 1.0
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The step [N], and what there is to log about it."""
+        """The step [N], and what there is to log about it; in float32 whatever autocast is on."""
+        with torch.autocast(self.rows.device.type, enabled=False):
+            return self._combine(surgery, order, scale)
+
+    def _combine(
+        self, surgery: Surgery, order: Sequence[Sequence[int]], scale: float
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         gram = self.gram()
         if surgery.clip:
             norm = gram.sum(0).diagonal().sqrt()

@@ -185,6 +185,15 @@ def test_what_is_not_finite_reaches_the_step_so_that_it_is_seen():
                 assert not torch.isfinite(combined(rows, mode=mode)).all()
 
 
+@pytest.mark.parametrize("mode", ["protect", "pcgrad", "none"])
+def test_autocast_does_not_round_the_gradients(mode):
+    rows = draw(2, 11, conflicting=True)
+    plain = combined(rows, mode=mode)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = combined(rows, mode=mode)
+    assert found.dtype == torch.float32 and torch.equal(found, plain)
+
+
 def test_a_parameter_that_a_loss_does_not_use_counts_as_zero():
     a, b = draw(2, 9, conflicting=True)
     gradients = Gradients([torch.nn.Parameter(torch.zeros(shape)) for shape in SHAPES], 2)
@@ -363,6 +372,7 @@ from mu_vision.gradient_surgery import Surgery
 from mu_vision.loop import LoopConfig, train
 
 rank = int(os.environ["RANK"])
+os.makedirs(sys.argv[1], exist_ok=True)
 half = Pair(Surgery(mode=sys.argv[2], scope="tensor"), slice(4 * rank, 4 * rank + 4))
 train(half, LoopConfig(steps=6, lr=0.05, clip=0.5), sys.argv[1])
 torch.save({{"w": half.w.detach(), "v": half.v.detach()}}, f"{{sys.argv[1]}}/rank{{rank}}.pt")

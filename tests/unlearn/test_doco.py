@@ -323,6 +323,12 @@ def test_what_cannot_be_done_is_said_in_a_sentence(sd):
         settings(gamma=1.0, retain=()).unlearn(sd, NEON)
     with pytest.raises(UsageError, match=r"steps=6 ends within the head start of 6 steps"):
         settings(head_start=6).unlearn(sd, NEON)
+    with pytest.raises(
+        UsageError, match=r"gamma=1 asks for prompts to retain, but with surgery=none"
+    ):
+        settings(gamma=1.0, surgery="none").unlearn(sd, NEON)
+    with pytest.raises(UsageError, match=r"published rule \(surgery=reference\) does not descend"):
+        settings(preserve_weight=1.0, surgery="reference").unlearn(sd, NEON)
     for wrong in ((5, 2), (0, 1000)):
         with pytest.raises(
             UsageError, match=r"give two numbers from 0 to 999, the lower one first"
@@ -348,6 +354,8 @@ def test_several_concepts_are_unlearned_in_one_run(sd):
     made = objective(sd, (NEON, boat), pool=60, pictures=6)
     assert made.concepts == [*NEON.prompts, "boat"]
     assert set(made.frozen["which"].tolist()) == {0, 1, 2}
+    done = settings(precision="bf16").unlearn(sd, (NEON, boat))
+    assert {p.dtype for p in done.model.named_parameters().values()} == {torch.float32}
 
 
 def test_a_second_run_draws_its_anchors_with_the_original(sd, sd_folder, tmp_path):

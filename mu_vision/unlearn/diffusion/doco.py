@@ -145,6 +145,38 @@ class DoCo(AdversarialUnlearner):
         return Surgery("none" if self.surgery == "none" else descends, self.scope, self.lamb)
 
 
+def check(s: DoCo, model: DiffusionModel) -> None:
+    """Refuse settings that cannot work on a model, or that contradict one another.
+
+    Raises:
+        UsageError: in one sentence.
+    """
+    blocks_for(*model.latent_shape[1:])
+    if s.head_start >= s.steps:
+        raise UsageError(
+            f"method doco: steps={s.steps} ends within the head start of {s.head_start} steps,"
+            " in which the discriminator alone learns; raise steps or lower head_start."
+        )
+    low, high = s.timesteps
+    levels = model.alphas_cumprod
+    if not (0 <= low <= high < len(levels)) or levels[high] == 0:
+        last = int((levels > 0).sum()) - 1
+        raise UsageError(
+            f"method doco: no clean latent can be predicted at all timesteps {low} to {high} of"
+            f" {model.name}; give two numbers from 0 to {last}, the lower one first."
+        )
+    if s.gamma and s.surgery == "none" and not s.preserve_weight:
+        raise UsageError(
+            f"method doco: gamma={s.gamma:g} asks for prompts to retain, but with surgery=none and"
+            " preserve_weight=0 nothing is protected; use surgery=project, or leave gamma out."
+        )
+    if s.surgery == "reference" and s.preserve_weight:
+        raise UsageError(
+            "method doco: the published rule (surgery=reference) does not descend L_pre; leave"
+            " preserve_weight out, or use surgery=project."
+        )
+
+
 class DoCoObjective(Erasure):
     """The two players of DoCo.
 
@@ -158,21 +190,8 @@ class DoCoObjective(Erasure):
         super().__init__(settings, model, requests)
         s = settings
         self.concepts, self.anchors = rewritings(requests, s.texts)
-        blocks_for(*model.latent_shape[1:])
-        if s.head_start >= s.steps:
-            raise UsageError(
-                f"method doco: steps={s.steps} ends within the head start of {s.head_start} steps,"
-                " in which the discriminator alone learns; raise steps or lower head_start."
-            )
-        low, high = s.timesteps
-        levels = model.alphas_cumprod
-        if not (0 <= low <= high < len(levels)) or levels[high] == 0:
-            last = int((levels > 0).sum()) - 1
-            raise UsageError(
-                f"method doco: no clean latent can be predicted at all timesteps {low} to {high} of"
-                f" {model.name}; give two numbers from 0 to {last}, the lower one first."
-            )
-        self.descends = s.surgery != "none" or s.preserve_weight > 0
+        check(s, model)
+        self.protects = s.surgery != "none" or s.preserve_weight > 0
         self.retain: RetainPool | None = None
         self.kept = kept_prompts(requests, s.retain) if s.gamma else []
         self.sides: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -190,7 +209,7 @@ class DoCoObjective(Erasure):
         with seeding.seeded("doco", s.seed):
             self.discriminator = PatchGAN(*teacher.latent_shape).to(device)
             frozen = self.pictures.noised(s.pool, teacher.alphas_cumprod, s.timesteps)
-            if s.gamma and self.descends:
+            if s.gamma:
                 self.retain = RetainPool.make(
                     original, self.kept, s.retain_pool, s.sampler_steps, s.guidance
                 )
@@ -199,7 +218,7 @@ class DoCoObjective(Erasure):
             eps = predicted(teacher, frozen, self.c[frozen["which"]])
             frozen["fake"] = self._clean(frozen, eps)
         self.frozen = frozen
-        self.gradients = Gradients(self.parameters().values(), 1 + self.descends)
+        self.gradients = Gradients(self.parameters().values(), 1 + self.protects)
 
     def _original(self, device: torch.device) -> DiffusionModel:
         """Who draws and predicts anchors."""
@@ -235,7 +254,7 @@ class DoCoObjective(Erasure):
                     state = some(self.frozen, s.batch)
                 self.sides.append((state["real"], state["fake"]))
         else:
-            losses = [self.adversarial, self.preserving][: 1 + self.descends]
+            losses = [self.adversarial, self.preserving][: 1 + self.protects]
             self.discriminator.requires_grad_(False)
             logged = descend(run, s.rule, self.gradients, run.optimizers["main"], losses, step)
             self.discriminator.requires_grad_(True)
