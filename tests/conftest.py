@@ -48,3 +48,11 @@ def digit_net():
     from labelled import trained_net
 
     return trained_net()
+
+
+@pytest.fixture(scope="session")
+def digit_gan():
+    """A tiny GAN; do not change its weights."""
+    from gans import tiny_gan
+
+    return tiny_gan()

@@ -7,6 +7,7 @@ import os
 import random
 from dataclasses import replace
 
+import gans
 import numpy as np
 import pytest
 import scenes
@@ -28,7 +29,7 @@ from mu_vision.request import ConceptRequest
 from mu_vision.unlearn.base import GradientUnlearner
 
 METHODS = [f"{cls.family}/{cls.name}" for cls in registry.classes("method")]
-MODELS = {"diffusion": ["sd", "sdxl"], "classifier": ["digit_net"]}
+MODELS = {"diffusion": ["sd", "sdxl"], "classifier": ["digit_net"], "gan": ["digit_gan"]}
 
 
 def find(name: str) -> type:
@@ -56,7 +57,11 @@ REQUEST = ConceptRequest(
 OTHER = ConceptRequest(kind="object", name="boat", prompts=("boat",), anchor="fish", keep=("tree",))
 SAMPLES = forget_rows(few_digits(), range(0, 40, 2))
 OTHERS = forget_rows(few_digits(), range(1, 25, 2))
-ASKED = {"diffusion": (REQUEST, OTHER), "classifier": (SAMPLES, OTHERS)}
+ASKED = {
+    "diffusion": (REQUEST, OTHER),
+    "classifier": (SAMPLES, OTHERS),
+    "gan": (gans.VERY_LEFT, gans.RIGHT),
+}
 
 
 def family(name: str) -> str:

@@ -211,7 +211,7 @@ class GradientUnlearner(Unlearner):
             "base": model.fingerprint(),
         }
         path = folder / "job.json"
-        if (folder / "checkpoint.pt").exists():
+        if any(folder.rglob("checkpoint.pt")):
             before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
             if before != job:
                 raise UsageError(
