@@ -44,6 +44,8 @@ def show_result(result: RunResult) -> None:
     out = console()
     if result.scores.get("kind") == "forget":
         show_lab(result.table)
+    elif result.scores.get("kind") == "gan":
+        show_gan(result.table)
     elif result.table:
         show_table(result.table)
     elif result.scores.get("models"):
@@ -168,6 +170,24 @@ def show_lab(table: Iterable[Mapping[str, Any]]) -> None:
     console().print(shown)
 
 
+def show_gan(table: Iterable[Mapping[str, Any]]) -> None:
+    """The table of a ``gan`` recipe."""
+    from rich.table import Column, Table
+
+    from .report.gan import HEADINGS, cell
+    from .report.views import title_of
+
+    lines = list(table)
+    keys = [key for key in HEADINGS if any(line.get(key) is not None for line in lines)]
+    shown = Table("forget", "method", *(Column(HEADINGS[k], justify="right") for k in keys))
+    for group in dict.fromkeys(line["group"] for line in lines):
+        for line in (line for line in lines if line["group"] == group):
+            cells = [" ".join(filter(None, cell(line, key))) for key in keys]
+            shown.add_row(group, title_of(line["method"]), *cells)
+        shown.add_section()
+    console().print(shown)
+
+
 def show_plan(plan: Plan) -> None:
     """The resolved recipe, what it costs, and what would be fetched."""
     out = console()
@@ -196,7 +216,9 @@ def show(what: str, output: Path | None, index: int) -> None:
         if not scores.is_file():
             raise UsageError(f"{path} has no scores.json: it is not a run, or not yet finished.")
         found = json.loads(scores.read_text(encoding="utf-8"))
-        if found.get("table"):
+        if found.get("kind") == "gan":
+            show_gan(found["table"])
+        elif found.get("table"):
             show_table(found["table"])
         else:
             show_scores(found)

@@ -234,7 +234,9 @@ def run_lab(recipe: ForgetRecipe, folder: Path, announce: Announce) -> RunResult
     return Lab(recipe, folder, announce).run()
 
 
-def summarize(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def summarize(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS
+) -> list[dict[str, Any]]:
     """One row a group and method: mean and spread over seeds of every metric.
 
     ``<metric>_half`` is half of the 95 % interval of the mean (Student's t), None with one seed; a
@@ -247,7 +249,7 @@ def summarize(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         line: dict[str, Any] = {
             "group": group, "method": method, "seeds": len(mine), "failed": len(mine) - len(good)
         }  # fmt: skip
-        for key in COLUMNS:
+        for key in columns:
             values = [row[key] for row in good if row.get(key) is not None]
             if len(values) == len(good) and values:
                 line[key] = fmean(values)
@@ -266,9 +268,9 @@ def half_width(values: Sequence[float]) -> float | None:
     return float(t.ppf(0.975, freedom)) * stdev(values) / math.sqrt(len(values))
 
 
-def as_csv(table: Sequence[Mapping[str, Any]]) -> str:
+def as_csv(table: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
     names = ["group", "method", "seeds", "failed"]
-    names += [name for key in COLUMNS for name in (key, f"{key}_half")]
+    names += [name for key in columns for name in (key, f"{key}_half")]
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()

@@ -119,7 +119,7 @@ def test_a_copy_shares_what_does_not_train():
     shared = [n for n in mine if mine[n].data_ptr() == theirs[n].data_ptr()]
     assert set(shared) == set(mine) - {"generator.constant"}
     assert twin.generator.first.noise is gan.generator.first.noise
-    with pytest.raises(KeyError, match="no tensor 'generator.nothing'"):
+    with pytest.raises(KeyError, match=r"no tensor 'generator.nothing'"):
         gan.clone(["generator.nothing"])
 
 

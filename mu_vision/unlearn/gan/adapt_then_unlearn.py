@@ -140,7 +140,7 @@ class Repulsion:
             self.scale = 1 / self.start
 
     def measure(self, parameters: Sequence[torch.Tensor]) -> torch.Tensor:
-        """d of a generator's parameters, in the units that were asked for."""
+        """Distance of a generator's parameters, in the units that were asked for."""
         squares = [(p - m).square().sum() for p, m in zip(parameters, self.mean, strict=True)]
         return ((self.weights * torch.stack(squares)).sum() + self.constant) * self.scale
 

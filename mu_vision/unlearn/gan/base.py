@@ -6,6 +6,7 @@ they do, a watch counts how many pictures of latents of its own still show the t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from pydantic import Field
 from ...adversarial import Game, GameSettings
 from ...data.feedback import Feedback, GanRequest, ask, collect, restored
 from ...errors import Diverged, UsageError
-from ...loop import LoopConfig, Run
+from ...loop import Run
 from ...models.gan import Gan
 from ..base import Erasure, GradientUnlearner, Unlearned
 
@@ -100,7 +101,8 @@ class GanErasure(Game, Erasure):
     def watch(self, step: int) -> None:
         """Count negatives on latents that no report uses."""
         s = self.settings
-        gan = Gan(self.student.config, self.averaged, self.student.discriminator)
+        gan = copy.copy(self.student)
+        gan.generator = self.averaged
         pictures = gan.pictures(self.teacher.latents(s.check_latents, "watch", s.seed))
         shown = [ask(request.oracle, pictures) for request in self.requests]
         share = torch.stack(shown).any(0).float().mean()
