@@ -55,13 +55,17 @@ def test_bytes_keep_what_an_oracle_sees():
 
 def test_a_target_that_is_never_drawn_is_refused():
     nothing = GanRequest("a unicorn", Bright("left", 9.0))
-    with pytest.raises(UsageError, match=r"None of the 64 pictures that tiny stylegan2 drew shows a unicorn"):
+    with pytest.raises(
+        UsageError, match=r"None of the 64 pictures that tiny stylegan2 drew shows a unicorn"
+    ):
         collect(tiny_gan(), [nothing], 64, 0)
 
 
 def test_a_target_that_is_always_drawn_is_refused():
     everything = GanRequest("pixels", Bright("left", -9.0))
-    with pytest.raises(UsageError, match=r"Every one of the 64 pictures .* shows pixels, so nothing"):
+    with pytest.raises(
+        UsageError, match=r"Every one of the 64 pictures .* shows pixels, so nothing"
+    ):
         collect(tiny_gan(), [everything], 64, 0)
 
 
@@ -100,13 +104,17 @@ def test_marks_sort_the_sheet_that_a_person_saw(tmp_path):
 
 def test_marks_of_another_gan_are_refused():
     other = GanRequest("ticked", marks=marks_of(tiny_gan(seed=1)))
-    with pytest.raises(UsageError, match=r"marks marks pictures of another GAN .* than tiny stylegan2"):
+    with pytest.raises(
+        UsageError, match=r"marks marks pictures of another GAN .* than tiny stylegan2"
+    ):
         collect(tiny_gan(), [other], 64, 0)
 
 
 def test_marks_of_another_sheet_do_not_join_an_oracle():
     gan = tiny_gan()
-    with pytest.raises(UsageError, match="The marks of ticked are of another sheet than those of left"):
+    with pytest.raises(
+        UsageError, match="The marks of ticked are of another sheet than those of left"
+    ):
         collect(gan, [LEFT, GanRequest("ticked", marks=marks_of(gan))], 64, 0)
 
 

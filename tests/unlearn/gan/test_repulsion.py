@@ -37,9 +37,7 @@ def test_the_distance_in_all_its_units(distance, many):
     theta, adapted = tensors(9), [tensors(k + 1) for k in range(many)]
     mean = sum(squared(theta, a) for a in adapted) / many
     start = sum(squared(tensors(0), a) for a in adapted) / many
-    per_tensor = [
-        (t - a[k]).square().mean() for a in adapted for k, t in enumerate(theta)
-    ]
+    per_tensor = [(t - a[k]).square().mean() for a in adapted for k, t in enumerate(theta)]
     expected = {
         "relative": mean / start,
         "sum": many * mean,
@@ -134,7 +132,9 @@ def test_forces_agree_at_the_start_where_the_weights_say_so():
 
 
 def test_adapted_models_that_equal_the_original_give_no_direction():
-    with pytest.raises(RunError, match="The adapted GANs equal the original, so there is no direction"):
+    with pytest.raises(
+        RunError, match="The adapted GANs equal the original, so there is no direction"
+    ):
         Repulsion(tensors(0), [tensors(0)], "el2", 1.0)
 
 
@@ -160,7 +160,9 @@ def test_an_adapted_model_of_another_architecture_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"The adapted GAN .*wide is of another architecture"):
         load_adapted(tmp_path / "wide", tiny_gan())
     tiny_gan(seed=1).save(tmp_path / "fine")
-    assert load_adapted(tmp_path / "fine", tiny_gan()).fingerprint() == tiny_gan(seed=1).fingerprint()
+    assert (
+        load_adapted(tmp_path / "fine", tiny_gan()).fingerprint() == tiny_gan(seed=1).fingerprint()
+    )
 
 
 class LinearGan:
@@ -207,7 +209,9 @@ def test_consolidation_pulls_back_to_an_anchor_of_its_own():
             parameter.grad = None
     held.loss(twin.generator).backward()
     for name, f in held.weights.items():
-        torch.testing.assert_close(own[name].grad, held.strength * f * (own[name] - held.anchor[name]))
+        torch.testing.assert_close(
+            own[name].grad, held.strength * f * (own[name] - held.anchor[name])
+        )
     assert own["constant"].grad is None
     published = ConsolidationSettings(ewc=5e8, ewc_scale="published", fisher_samples=4)
     assert Consolidation(gan, published, 0).strength == 5e8
