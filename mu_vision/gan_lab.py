@@ -128,7 +128,7 @@ class GroupRun:
         self.place = lab.folder / "model" / f"seed{seed}" / group
         self.bench = GanBench(
             lab.scorer, lab.oracle, self.spec.target, lab.clip, lab.splits.test, lab.recipe.latents,
-            lab.recipe.attack(),
+            lab.recipe.attack(), self.spec.threshold,
         )  # fmt: skip
         oracle = ScorerOracle(lab.oracle, self.spec.target, self.spec.threshold)
         if self.spec.marks:
@@ -175,7 +175,7 @@ class GroupRun:
         return {
             "original": self.lab.model.fingerprint(), "request": self.request.model_dump(),
             "scorer": self.lab.scorer.fingerprint, "latents": self.recipe.latents,
-            "search": self.recipe.search, "clip": self.lab.clip.fingerprint,
+            "threshold": self.spec.threshold, "search": self.recipe.search, "clip": self.lab.clip.fingerprint,
             "real": self.lab.splits.test.fingerprint, "retrained": self.spec.retrained,
         }  # fmt: skip
 
@@ -259,8 +259,8 @@ class GroupRun:
             shares = []
             for number, s in enumerate(self.recipe.walk if adapted else ()):
                 gan = extrapolated(self.lab.model, adapted, s)
-                look = self.bench.scorer.chance(self.bench.pictures(gan), self.spec.target) >= 0.5
-                shares.append([s, float(look.float().mean())])
+                chance = self.bench.scorer.chance(self.bench.pictures(gan), self.spec.target)
+                shares.append([s, float((chance >= self.spec.threshold).float().mean())])
                 half = [*rows[: WALKED // 2], *rows[len(shown) : len(shown) + WALKED // 2]]
                 arrays[f"walk.{number}"] = self.bench.show(gan, half)
             with files.replacing(path) as partial, open(partial, "wb") as file:

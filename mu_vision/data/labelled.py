@@ -129,6 +129,7 @@ def minicanvas_objects(root: Path | None = None) -> Splits:
 
 CELL_OBJECTS = ("tree", "cat", "boat", "mushroom", "car")
 CELL_STYLES = ("photo", "sketch", "neon")
+CELLS_TRAIN, CELLS_TEST = 300, 60
 
 
 def minicanvas_cells(root: Path | None = None) -> Splits:
@@ -148,7 +149,7 @@ def minicanvas_cells(root: Path | None = None) -> Splits:
         labels = torch.arange(len(cells)).repeat_interleave(count)
         return Labelled(torch.nn.functional.avg_pool2d(x, 2), labels, names)
 
-    return Splits("minicanvas_cells", part("generator", 300), part("test", 60))
+    return Splits("minicanvas_cells", part("generator", CELLS_TRAIN), part("test", CELLS_TEST))
 
 
 def _torchvision(kind: str) -> Callable[[Path | None], Splits]:

@@ -61,14 +61,16 @@ class GanBench:
         real: real pictures, the target among them.
         latents: how many each GAN draws.
         search: settings of the attack; None for none.
+        threshold: probability from which a picture shows the target.
     """
 
     def __init__(
         self, scorer: Scorer, climber: Scorer, target: str, clip: ClipModel, real: Labelled,
-        latents: int = 2048, search: LatentSearch | None = None,
+        latents: int = 2048, search: LatentSearch | None = None, threshold: float = 0.5,
     ):  # fmt: skip
         self.scorer, self.climber, self.target = scorer, climber, target
         self.clip, self.real, self.count, self.search = clip, real, latents, search
+        self.threshold = threshold
 
     def embed(self, pictures: torch.Tensor) -> torch.Tensor:
         """[N, D] CLIP features of pictures [N, C, S, S] in [-1, 1]."""
@@ -94,7 +96,7 @@ class GanBench:
         """Draw, judge, measure and search one GAN."""
         pictures = self.pictures(gan, which)
         chances = self.scorer.chances(pictures)
-        shows = chances[:, self.scorer.columns(self.target)].sum(1) >= 0.5
+        shows = chances[:, self.scorer.columns(self.target)].sum(1) >= self.threshold
         pairs = torch.stack([gan.latents(256, PAIRS, side) for side in (0, 1)])
         found = self.search and self.search.run(gan, self.climber, self.scorer, self.target)
         return Look(

@@ -24,7 +24,7 @@ class GanGroup(Strict):
     Attributes:
         target: a class of the oracle and the scorer, or a word of several of their classes.
         kind: ``class`` or ``feature``.
-        threshold: probability from which the oracle says yes.
+        threshold: probability from which the oracle, and the scorer, say yes.
         marks: file of a person's marks, in the place of the oracle.
         retrained: GAN that never saw the target; None if there is none.
         adapt: settings of stage 1, shared by all methods that need it: steps, models, ewc, ...
