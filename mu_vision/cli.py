@@ -294,6 +294,32 @@ def apply(
 
 @app.command(
     epilog=_examples(
+        "mu-vision mark minicanvas/gan -o sheet.html       a page to tick pictures on",
+        "mu-vision mark minicanvas/gan --read marks.json   what was ticked",
+        "mu-vision run gan_unlearn_minicanvas groups.cat.marks=marks.json",
+    )
+)
+def mark(
+    model: Annotated[
+        str, typer.Argument(metavar="GAN", help="minicanvas/gan, minicanvas/gan-digits, a folder.")
+    ],
+    output: Out = None,
+    count: Annotated[int, typer.Option(help="Pictures on the page.", min=2)] = 192,
+    seed: Annotated[int, typer.Option(help="Seed of the page.", min=0)] = 0,
+    read: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Marks that a page saved: check them and count.", show_default=False),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a page on which a person ticks what a GAN has to forget, or read the ticks back."""
+    from . import commands
+
+    typer.echo(commands.mark(model, output, count, seed, read))
+
+
+@app.command(
+    epilog=_examples(
         "mu-vision show minicanvas -o sheet.png      a labelled contact sheet",
         "mu-vision show unlearncanvas                the card",
         "mu-vision show runs/quickstart              the scorecards",

@@ -209,3 +209,27 @@ def _still_there(source: str, model: str) -> str:
             " with --original."
         ) from error
     return source
+
+
+def mark(model: str, output: Path | None, count: int, seed: int, read: Path | None) -> str:
+    """Write a page of a GAN's pictures to tick, or check the marks that it saved.
+
+    Returns:
+        A line to print.
+
+    Raises:
+        UsageError: if the marks are of another GAN, or there is nowhere to write the page.
+    """
+    from .data.feedback import load_marks
+    from .models.gan import Gan
+
+    gan = Gan.load(model)
+    if read is not None:
+        marks = load_marks(read)
+        marks.check(gan)
+        return f"{read}: {len(marks.marked)} of {marks.count} pictures of {model} are marked"
+    if output is None:
+        raise UsageError("Where should the page go? Give a file with -o, e.g. -o sheet.html.")
+    from .report.mark import write_sheet
+
+    return f"written: {write_sheet(gan, output, count, seed)}"

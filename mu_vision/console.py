@@ -59,6 +59,8 @@ def show_tables(scores: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -
         show_regression_lab(table)
     elif scores.get("kind") == "forget":
         show_lab(table)
+    elif scores.get("kind") == "gan":
+        show_gan(table)
     else:
         show_table(table)
 
@@ -190,6 +192,24 @@ def show_regression_lab(table: Iterable[Mapping[str, Any]]) -> None:
         cells = [cell(line, key) for key in keys]
         found.add_row(line["group"], title_of(line["method"]), *cells)
     console().print(found)
+
+
+def show_gan(table: Iterable[Mapping[str, Any]]) -> None:
+    """The table of a ``gan`` recipe."""
+    from rich.table import Column, Table
+
+    from .report.gan import HEADINGS, cell
+    from .report.views import title_of
+
+    lines = list(table)
+    keys = [key for key in HEADINGS if any(line.get(key) is not None for line in lines)]
+    shown = Table("forget", "method", *(Column(HEADINGS[k], justify="right") for k in keys))
+    for group in dict.fromkeys(line["group"] for line in lines):
+        for line in (line for line in lines if line["group"] == group):
+            cells = [" ".join(filter(None, cell(line, key))) for key in keys]
+            shown.add_row(group, title_of(line["method"]), *cells)
+        shown.add_section()
+    console().print(shown)
 
 
 def show_plan(plan: Plan) -> None:

@@ -33,6 +33,10 @@ EMBEDDED = {
     "clip": "the CLIP model of MiniCanvas",
     "style-judge": "the style judge",
     "object-judge": "the object judge",
+    "gan": "the GAN of MiniCanvas",
+    "gan-without-cat": "the same trained without cats",
+    "gan-digits": "the GAN of handwritten digits",
+    "gan-digits-without-3": "the same trained without the 3",
 }
 
 
@@ -141,6 +145,10 @@ def _loader(name: str) -> Callable[[str], object]:
         from .api import load_model
 
         return load_model
+    if name.startswith("gan"):
+        from .models.gan import Gan
+
+        return Gan.load
     from .evaluation import judges
 
     return judges.load_clip if name == "clip" else judges.load_judge

@@ -30,7 +30,7 @@ def claim(folder: Path, job: dict[str, Any]) -> None:
     """Note a job beside its checkpoints, before the first is written.
 
     Args:
-        folder: where its checkpoints go.
+        folder: where its checkpoints go, in folders of its parts or by themselves.
         job: plain JSON.
 
     Raises:
@@ -39,7 +39,7 @@ def claim(folder: Path, job: dict[str, Any]) -> None:
     if not PartialState().is_main_process:
         return
     path = folder / "job.json"
-    if (folder / "checkpoint.pt").exists() and _noted(path) != job:
+    if any(folder.rglob("checkpoint.pt")) and _noted(path) != job:
         raise UsageError(
             f"{folder} holds the checkpoint of another job (method, settings, data, request or model"
             " differ); delete the folder to start again, or choose another."

@@ -68,6 +68,10 @@ class Objective:
     def after_step(self, step: int) -> None:
         """Called after every optimiser step (moving averages, projections)."""
 
+    def finished(self) -> bool:
+        """True once no further step would help: the loop ends there."""
+        return False
+
     def state(self) -> dict[str, torch.Tensor]:
         """Tensors beyond the parameters that an exact resume needs (pools, moving averages)."""
         return {}
@@ -311,10 +315,12 @@ def train(
         run.accelerator.init_trackers("mu_vision", config=asdict(config))
     done, seconds = restore(run, objective, folder)
     history = _restore_log(run, folder, done)
-    result = LoopResult(config.steps, seconds, 0.0, history)
+    result = LoopResult(done, seconds, 0.0, history)
     started = time.perf_counter()
     try:
         for step in track(range(done, config.steps), label, done, config.steps):
+            if objective.finished():
+                break
             for optimizer in run.optimizers.values():
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr_at(step) * group.get("lr_scale", 1.0)
@@ -322,10 +328,12 @@ def train(
                 logged = objective.step(step, run)
             objective.after_step(step)
             finished = step + 1
-            if finished % config.log_every == 0 or finished == config.steps:
+            last = finished == config.steps or objective.finished()
+            if finished % config.log_every == 0 or last:
                 _log(run, result, folder, {"step": finished, **logged})
             every = config.checkpoint_every
-            if folder and ((every and finished % every == 0) or finished == config.steps):
+            result.steps = finished
+            if folder and ((every and finished % every == 0) or last):
                 _check_finite(objective, finished, label)
                 spent = seconds + time.perf_counter() - started
                 save(run, objective, folder, finished, spent)

@@ -15,6 +15,7 @@ from .recipe import (
     EraseRecipe,
     EvaluateRecipe,
     ForgetRecipe,
+    GanRecipe,
     Recipe,
     TableRecipe,
     TrainRecipe,
@@ -89,6 +90,20 @@ def plan(recipe: Recipe, folder: Path | str | None = None) -> Plan:
         if recipe.lira:
             cost = "a training for each, then every method for each forget set"
             made.steps.append((f"U-LiRA: {recipe.lira.shadows} more originals", cost))
+        return made
+    if isinstance(recipe, GanRecipe):
+        from .gan_lab import check_inputs
+
+        check_inputs(recipe)
+        for seed, group in product(recipe.seeds, recipe.groups):
+            stage = recipe.stage_one(group, seed)
+            for number in range(stage.models):
+                _add_updates(made, f"seed {seed}, {group}: adapted {number}", stage)
+            for label, chosen in recipe.methods(group, seed).items():
+                if chosen.name == "extrapolation":
+                    made.steps.append((f"seed {seed}, {group}: {label}", "one shot"))
+                else:
+                    _add_updates(made, f"seed {seed}, {group}: {label}", chosen)
         return made
     protocol = recipe.protocol.resolve()
     if isinstance(recipe, EvaluateRecipe):

@@ -2,8 +2,8 @@
 
 The kinds: ``erase`` takes one concept out of a model with one or several methods and evaluates all;
 ``table`` does so for groups of concepts and averages; ``evaluate`` only measures models that exist;
-``audit`` only attacks them; ``forget`` takes samples or classes out of classifiers; ``train`` runs
-trainers one after another. Any value can be set from the command line as ``key.of.a.key=value``.
+``audit`` only attacks them; ``forget`` takes samples or classes out of classifiers; ``gan`` takes
+what it draws out of a GAN; ``train`` runs trainers one after another. Any value can be set from the command line as ``key.of.a.key=value``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .errors import UsageError, unknown
 from .recipes.base import ProtocolSpec, Recipe, RequestSpec, Settings, Strict, unlearners
 from .recipes.concepts import AuditRecipe, EraseRecipe, EvaluateRecipe, Group, TableRecipe
 from .recipes.forgetting import ForgetRecipe
+from .recipes.gan import GanRecipe
 from .recipes.training import TrainRecipe
 from .validation import validated
 
@@ -28,6 +29,7 @@ KINDS: dict[str, type[Recipe]] = {
     "evaluate": EvaluateRecipe,
     "audit": AuditRecipe,
     "forget": ForgetRecipe,
+    "gan": GanRecipe,
     "train": TrainRecipe,
 }
 
@@ -110,7 +112,7 @@ def _set(node: Any, parts: list[str], leaf: Any, whole: str) -> Any:
 
 
 __all__ = [
-    "KINDS", "AuditRecipe", "EraseRecipe", "EvaluateRecipe", "ForgetRecipe", "Group",
+    "KINDS", "AuditRecipe", "EraseRecipe", "EvaluateRecipe", "ForgetRecipe", "GanRecipe", "Group",
     "ProtocolSpec", "Recipe", "RequestSpec", "Settings", "Strict", "TableRecipe", "TrainRecipe",
     "load_recipe", "make_recipe", "override", "parse_settings", "unlearners",
 ]  # fmt: skip

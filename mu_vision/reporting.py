@@ -29,6 +29,8 @@ def rebuild_report(folder: Path | str) -> Path:
     scores = read_scores(folder)
     if scores.get("kind") == "forget":
         return write_lab_report(folder)
+    if scores.get("kind") == "gan":
+        return write_gan_report(folder)
     return write_table_report(folder) if "table" in scores else write_run_report(folder)
 
 
@@ -112,6 +114,35 @@ def write_lab_report(folder: Path) -> Path:
     )
     write = write_regression if scores.get("family") == "regressor" else write_lab
     return write(data, folder / "report.html")
+
+
+def write_gan_report(folder: Path) -> Path:
+    """The report of GANs that forgot."""
+    import numpy as np
+
+    from .report.gan import GanData, write_gan
+
+    scores, recipe = read_scores(folder), _recipe(folder)
+    pictures: dict[str, Any] = {}
+    about: dict[str, Any] = {}
+    for group in scores["groups"]:
+        name = f"seed{scores['seeds'][0]}-{group}"
+        kept = folder / "pictures" / f"{name}.npz"
+        noted = folder / "checkpoints" / "stages" / f"{name}-pictures.json"
+        if kept.is_file() and noted.is_file():
+            with np.load(kept) as stored:
+                pictures[group] = {key: stored[key] for key in stored.files}
+            about[group] = json.loads(noted.read_text(encoding="utf-8"))["result"]
+    data = GanData(
+        name=scores["name"],
+        scores=scores,
+        pictures=pictures,
+        about=about,
+        recipe=_as_asked(recipe),
+        environment=scores["environment"],
+        command=f"mu-vision run {shlex.quote(str(folder / 'recipe.yaml'))}",
+    )
+    return write_gan(data, folder / "report.html")
 
 
 def _recipe(folder: Path) -> dict[str, Any]:

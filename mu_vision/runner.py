@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from . import files
 from .environment import environment
 from .jobs import what_matters
-from .recipe import ForgetRecipe, Recipe, TrainRecipe
+from .recipe import ForgetRecipe, GanRecipe, Recipe, TrainRecipe
 from .recipes.concepts import AuditRecipe, EraseRecipe, EvaluateRecipe, TableRecipe
 from .reporting import answer_places, forget_stale, write_run_report
 from .runs import ORIGINAL, Announce, RunResult, silent, without_times, write_recipe
@@ -58,6 +58,10 @@ def run(recipe: Recipe, folder: Path | str | None = None, announce: Announce = s
         from .tables import run_table
 
         return run_table(recipe, folder, announce)
+    if isinstance(recipe, GanRecipe):
+        from .gan_lab import run_gan_lab
+
+        return run_gan_lab(recipe, folder, announce)
     if isinstance(recipe, TrainRecipe):
         return _train(recipe, folder, announce)
     return Chain(recipe, folder, announce).run()
@@ -338,6 +342,11 @@ def _check_inputs(recipe: Recipe) -> None:
     from .models.loading import check_folder, locate
 
     if isinstance(recipe, ForgetRecipe):
+        return
+    if isinstance(recipe, GanRecipe):
+        from .gan_lab import check_inputs
+
+        check_inputs(recipe)
         return
     if isinstance(recipe, TrainRecipe):
         inputs = (getattr(job, key, None) for _, job in recipe.jobs() for key in ("model", "start"))

@@ -70,3 +70,11 @@ def value_net():
     from measured import trained_regressor
 
     return trained_regressor()
+
+
+@pytest.fixture(scope="session")
+def digit_gan():
+    """A tiny GAN; do not change its weights."""
+    from gans import tiny_gan
+
+    return tiny_gan()

@@ -7,6 +7,7 @@ import os
 import random
 from dataclasses import replace
 
+import gans
 import numpy as np
 import pytest
 import scenes
@@ -30,8 +31,11 @@ from mu_vision.unlearn.base import GradientUnlearner
 
 METHODS = [f"{cls.family}/{cls.name}" for cls in registry.classes("method")]
 MODELS = {
-    "diffusion": ["sd", "sdxl"], "classifier": ["digit_net"], "regressor": ["value_net"]
-}  # fmt: skip
+    "diffusion": ["sd", "sdxl"],
+    "classifier": ["digit_net"],
+    "regressor": ["value_net"],
+    "gan": ["digit_gan"],
+}
 
 
 def find(name: str) -> type:
@@ -62,8 +66,11 @@ OTHERS = forget_rows(few_digits(), range(1, 25, 2))
 CLASSES = tuple(Selector(kind="class", of=of).select(few_digits()) for of in ("3", "5"))
 VALUES = tuple(forget_rows(digit_values(), rows) for rows in (range(0, 40, 2), range(1, 25, 2)))
 ASKED = {
-    "diffusion": (REQUEST, OTHER), "classifier": (SAMPLES, OTHERS), "regressor": VALUES
-}  # fmt: skip
+    "diffusion": (REQUEST, OTHER),
+    "classifier": (SAMPLES, OTHERS),
+    "regressor": VALUES,
+    "gan": (gans.VERY_LEFT, gans.RIGHT),
+}
 
 
 def family(name: str) -> str:

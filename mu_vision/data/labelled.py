@@ -79,6 +79,31 @@ def minicanvas_objects(root: Path | None = None) -> Splits:
     return Splits("minicanvas_objects", part(range(24)), part(range(100_000, 100_008)))
 
 
+CELL_OBJECTS = ("tree", "cat", "boat", "mushroom", "car")
+CELL_STYLES = ("photo", "sketch", "neon")
+CELLS_TRAIN, CELLS_TEST = 300, 60
+
+
+def minicanvas_cells(root: Path | None = None) -> Splits:
+    """MiniCanvas for small GANs: 5 objects in 3 styles, a class each ("neon cat"), 32x32 RGB.
+
+    300 training and 60 test pictures a class, of the splits that the judges never saw.
+    """
+    from . import minicanvas
+
+    cells = [(style, thing) for thing in CELL_OBJECTS for style in CELL_STYLES]
+    names = tuple(" ".join(cell) for cell in cells)
+
+    def part(split: str, count: int) -> Labelled:
+        indices = minicanvas.SPLITS[split][:count]
+        pixels = np.stack([minicanvas.render(o, s, k) for s, o in cells for k in indices])
+        x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+        labels = torch.arange(len(cells)).repeat_interleave(count)
+        return Labelled(torch.nn.functional.avg_pool2d(x, 2), labels, names)
+
+    return Splits("minicanvas_cells", part("generator", CELLS_TRAIN), part("test", CELLS_TEST))
+
+
 def _missing(name: str, root: Path, fault: str = "") -> UsageError:
     """That a data set is not there; its card says what to fetch and where to put it."""
     card = load_card(name)
@@ -179,6 +204,7 @@ def _read_pictures(
 DATASETS: dict[str, Callable[[Path], Splits]] = {
     "digits": digits,
     "minicanvas_objects": minicanvas_objects,
+    "minicanvas_cells": minicanvas_cells,
     "cifar10": _torchvision("cifar10", "CIFAR10"),
     "cifar100": _torchvision("cifar100", "CIFAR100"),
     "svhn": _torchvision("svhn", "SVHN"),
@@ -201,6 +227,21 @@ def load_splits(name: str, root: Path | str | None = None) -> Splits:
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     return DATASETS[name](Path(root or Path("data") / name))
+
+
+def named(classes: Sequence[str], name: str) -> list[int]:
+    """Positions of the classes that a name means: that class, or all that have it as a word.
+
+    "cat" means "photo cat" and "neon cat".
+
+    Raises:
+        UsageError: if it means none.
+    """
+    found = [k for k, one in enumerate(classes) if name == one or name in one.split()]
+    if not found:
+        words = {word for one in classes for word in one.split()}
+        raise unknown("class", name, words | set(classes))
+    return found
 
 
 def augmented(x: torch.Tensor, pad: int = 4) -> torch.Tensor:

@@ -78,8 +78,12 @@ class Judge:
     @torch.no_grad()
     def predict(self, pictures: np.ndarray) -> np.ndarray:
         """Logits [N, K] float32 of pictures [N, H, W, 3] uint8."""
-        x = resized(to_unit(pictures, self.device), self.input_size, "bilinear", antialias=True)
-        return self.network((x - self._mean) / self._std).float().cpu().numpy()
+        return self.logits(to_unit(pictures, self.device)).float().cpu().numpy()
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, K] of pictures [N, 3, H, W] in [0, 1] on the device; gradients flow back to them."""
+        x = resized(x, self.input_size, "bilinear", antialias=True)
+        return self.network((x - self._mean) / self._std)
 
     def columns(self, names: Sequence[str], kind: str) -> np.ndarray:
         """Position of each name in ``classes``.
@@ -261,9 +265,13 @@ class ClipModel:
     @torch.no_grad()
     def image_features(self, pictures: np.ndarray) -> np.ndarray:
         """[N, D] float32 projected features, not normalised, of uint8 pictures [N, H, W, 3]."""
+        return self.embed(to_unit(pictures, self.device)).cpu().numpy()
+
+    def embed(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, D] float32 features of pictures [N, 3, H, W] in [0, 1] on the device."""
         mode = self._mode if self._mode in ("bilinear", "bicubic") else "bicubic"
-        x = resized(to_unit(pictures, self.device), self._size, mode, antialias=True)
-        return self.network.encode_image((x - self._mean) / self._std).float().cpu().numpy()
+        x = resized(x, self._size, mode, antialias=True)
+        return self.network.encode_image((x - self._mean) / self._std).float()
 
     @torch.no_grad()
     def text_features(self, texts: Sequence[str], batch: int = 256) -> np.ndarray:

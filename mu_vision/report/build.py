@@ -103,6 +103,16 @@ def write_page(template: str, data: Any, context: Mapping[str, Any], path: Path 
     return _write(template, {**_common(data), **context}, path)
 
 
+def write_plain(template: str, context: Mapping[str, Any], path: Path | str) -> Path:
+    """Write a page that has no run behind it."""
+    return _write(template, {**_style(), **context}, path)
+
+
+def _style() -> dict[str, Any]:
+    css = Markup((HERE / "style.css").read_text(encoding="utf-8"))
+    return {"css": css, "version": __version__}
+
+
 def _write(template: str, context: Mapping[str, Any], path: Path | str) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
@@ -119,8 +129,7 @@ def _write(template: str, context: Mapping[str, Any], path: Path | str) -> Path:
 def _common(data: ReportData | TableData) -> dict[str, Any]:
     """What both pages show at their foot."""
     return {
-        "css": Markup((HERE / "style.css").read_text(encoding="utf-8")),
-        "version": __version__,
+        **_style(),
         "data": data,
         "command": data.command or f"mu-vision run {shlex.quote(data.name)}",
         "environment": views.flat(data.environment),
