@@ -192,18 +192,26 @@ class GradientUnlearner(Unlearner):
         return self._trained(objective, self.loop_config(), model, requests, folder)
 
     def _trained(self, objective: Erasure, config: LoopConfig, model: Any, requests, folder):
-        if folder:
-            asked = [request.model_dump(mode="json") for request in requests]
-            claim(folder, {
-                "method": self.name, "settings": what_matters(self), "requests": asked,
-                "base": model.fingerprint(),
-            })  # fmt: skip
+        self.claim(folder, model, requests)
         result = train(objective, config, folder, f"unlearning with {self.name}")
         report = {"steps": result.steps}
         return Unlearned(
             objective.student, result.seconds, result.peak_memory_gb, objective.names, report,
             result.history,
         )  # fmt: skip
+
+    def claim(self, folder: Path | None, model: Any, requests: Sequence[Any]) -> None:
+        """Note the whole job beside its checkpoints, if there are any to be.
+
+        Raises:
+            UsageError: if they are of another job.
+        """
+        if folder:
+            asked = [request.model_dump(mode="json") for request in requests]
+            claim(folder, {
+                "method": self.name, "settings": what_matters(self), "requests": asked,
+                "base": model.fingerprint(),
+            })  # fmt: skip
 
     def _hint(self) -> str:
         return f"Raise lr (now {self.lr:g}) or steps (now {self.steps}), and check the request."

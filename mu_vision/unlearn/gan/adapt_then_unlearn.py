@@ -81,8 +81,7 @@ class AdaptThenUnlearn(AdaptingUnlearner):
         raise NotImplementedError("stage 2 needs the adapted GANs: see _run")
 
     def _run(self, model: Gan, requests: Sequence[GanRequest], folder: Path | None) -> Unlearned:
-        if folder:
-            self._claim(folder, model, requests)
+        self.claim(folder, model, requests)
         adapted, results = self.adapt(model, requests, folder, self.adapt_steps)
         objective = Repelled(self, model, requests, adapted)
         done = self._trained(objective, self.loop_config(), model, requests, folder)

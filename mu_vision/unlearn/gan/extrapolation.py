@@ -46,8 +46,7 @@ class Extrapolation(AdaptingUnlearner):
         return [name for name in model.named_parameters() if name.startswith("generator.")]
 
     def _run(self, model: Gan, requests: Sequence[GanRequest], folder: Path | None) -> Unlearned:
-        if folder:
-            self._claim(folder, model, requests)
+        self.claim(folder, model, requests)
         adapted, results = self.adapt(model, requests, folder, self.steps)
         names = self.trained(model)
         moved = extrapolated(model, adapted, self.s, names)
