@@ -7,11 +7,12 @@ from pathlib import Path
 
 from mu_vision import registry
 
-PAGE = Path(__file__).parents[1] / "docs" / "classifiers.md"
+DOCS = Path(__file__).parents[1] / "docs"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+def blocks(language: str, page: str = "classifiers") -> list[str]:
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def test_a_students_method_stands_on_the_board(tmp_path, monkeypatch, capsys):
@@ -37,3 +38,15 @@ def test_every_forget_set_of_the_page_is_read():
     (text,) = blocks("yaml")
     kinds = [Selector(**yaml.safe_load(line)["forget"]).kind for line in text.strip().splitlines()]
     assert kinds == ["random", "class", "indices", "file", "poisoned"]
+
+
+def test_an_oracle_of_ones_own_makes_a_gan_forget(tmp_path, monkeypatch, capsys):
+    from mu_vision.models.gan import Gan
+
+    (code,) = blocks("python", "gans")
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    exec(code, scope)
+    assert scope["after"] < scope["before"] / 4
+    assert "bold digits: 2" in capsys.readouterr().out
+    assert Gan.load("without-bold").fingerprint() == scope["done"].model.fingerprint()

@@ -57,10 +57,8 @@ def test_the_retrained_gan_is_near_itself_on_other_latents_and_far_from_another(
     near = bench.measure(original, original, again)
     far = bench.measure(bench.look(tiny_gan(seed=1)), original, again)
     itself = bench.measure(again, original, again)
-    assert itself["ret_fid"] < 1e-6 and itself["pul_gap"] == 0
+    assert itself["ret_fid"] < 1e-6
     assert near["ret_fid"] < far["ret_fid"] / 3
-    expected = 100 * (original.shows.sum() - again.shows.sum()) / original.shows.sum()
-    assert near["pul_gap"] == pytest.approx(abs(expected))
 
 
 def test_real_pictures_without_the_target(bench):
