@@ -132,8 +132,6 @@ class GanBench:
             "counts": np.bincount(look.labels, minlength=len(kept)).tolist(),
             "path": look.path, "search": look.search,
         }  # fmt: skip
-        if look.search:
-            found["found"] = look.search[-1]["value"]
         if retrained is not None:
             found["ret_fid"] = frechet_from_features(look.features, retrained.features)
         return found
