@@ -163,9 +163,14 @@ class GroupRun:
             if isinstance(method, AdaptingUnlearner):
                 method = method.model_copy(update={"adapted": tuple(map(str, adapted))})
             rows.append(self.unlearned(label, method))
-        for row in rows:
-            if "fid" in row:
-                row["fid_ratio"] = row["fid"] / base["fid_all"]
+        gold = rows[1]["pul"] if self.retrained_gan else None
+        for row in (row for row in rows if "failed" not in row):
+            row["fid_ratio"] = row["fid"] / base["fid_all"]
+            if row["search"]:
+                # the largest budget finds nearly everything in any GAN, the smallest nearly nothing
+                row["found"] = row["search"][len(row["search"]) // 2]["value"]
+            if gold is not None:
+                row["pul_gap"] = abs(row["pul"] - gold)
         self.draw([Gan.load(place) for place in adapted])
         return rows
 

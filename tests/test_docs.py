@@ -54,3 +54,15 @@ def test_every_forget_set_and_network_of_regressors_is_read():
     kinds = [Selector(**told["forget"]).kind for told in sets]
     assert kinds == ["range", "subject", "random", "indices", "file"]
     assert {RegressorTrainer(**told["model"]).data for told in models} == {*DATASETS} - {"gauges"}
+
+
+def test_an_oracle_of_ones_own_makes_a_gan_forget(tmp_path, monkeypatch, capsys):
+    from mu_vision.models.gan import Gan
+
+    (code,) = blocks("python", "gans")
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    exec(code, scope)
+    assert scope["after"] < scope["before"] / 4
+    assert "bold digits: 2" in capsys.readouterr().out
+    assert Gan.load("without-bold").fingerprint() == scope["done"].model.fingerprint()

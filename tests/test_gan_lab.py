@@ -87,7 +87,10 @@ def test_every_method_stands_beside_the_original_and_the_retrained(done):
     ]  # fmt: skip
     assert not any(line["failed"] for line in lines.values())
     assert lines["original"]["pul"] == 0 and lines["original"]["moved"] == 0
-    assert lines["retrained"]["pul"] != 0
+    gold = lines["retrained"]
+    assert gold["pul"] != 0 and gold["pul_gap"] == 0
+    for line in lines.values():
+        assert line["pul_gap"] == pytest.approx(abs(line["pul"] - gold["pul"]))
     assert lines["extrapolation"]["seconds"] == 0 < lines["positives"]["seconds"]
     for line in lines.values():
         assert {"fid", "ret_fid", "fid_ratio", "found", "balance", "path", "pul_gap"} <= set(line)

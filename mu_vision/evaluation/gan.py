@@ -108,6 +108,11 @@ class GanBench:
     def measure(self, look: Look, original: Look, retrained: Look | None = None) -> dict[str, Any]:
         """The numbers of one GAN, plain JSON.
 
+        Args:
+            look: of the GAN.
+            original: of the original, on the same latents.
+            retrained: of the retrained GAN, on other latents, for Ret-FID.
+
         Raises:
             RunError: if the original's pictures do not show the target once.
         """
@@ -127,11 +132,8 @@ class GanBench:
             "counts": np.bincount(look.labels, minlength=len(kept)).tolist(),
             "path": look.path, "search": look.search,
         }  # fmt: skip
-        if look.search:
-            found["found"] = look.search[-1]["value"]
         if retrained is not None:
             found["ret_fid"] = frechet_from_features(look.features, retrained.features)
-            found["pul_gap"] = abs(value - metrics.pul(original.shows, retrained.shows))
         return found
 
     def _kept(self, original: Look) -> np.ndarray:

