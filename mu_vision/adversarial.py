@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field
 from torch import nn
 
 from .data.diffaugment import Policy, augment
-from .loop import LoopConfig, Objective, Run
+from .loop import LoopConfig, Objective, Run, summed
 from .models.gan import Gan
 
 DECAY = 0.01  # of the running mean of path lengths
@@ -155,8 +155,7 @@ class Game(Objective):
         rules, critic = self.rules, self.student.discriminator
         logged = {"generator_loss": F.softplus(-critic(augment(pictures, rules.augment))).mean()}
         logged |= self.extra_losses(step)
-        total = sum(value for name, value in logged.items() if name.endswith("_loss"))
-        self._apply(run, step, total, "generator")
+        self._apply(run, step, summed(logged), "generator")
         if rules.path and step % rules.path_every == 0:
             pictures, w = self.generated(max(1, rules.batch // 2))
             lengths = path_lengths(pictures, w)

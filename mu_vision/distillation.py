@@ -29,7 +29,7 @@ import torch
 from pydantic import BaseModel, Field
 
 from .errors import UsageError
-from .loop import LoopConfig, Objective, Run
+from .loop import LoopConfig, Objective, Run, note, summed
 from .models import maths
 from .models.denoiser import Denoiser, Generator
 from .models.weights import MovingAverage
@@ -214,7 +214,7 @@ class Distillation(Objective):
             for side, tensors in sides.items()
         }
 
-    def step(self, step: int, run: Run) -> dict[str, float]:
+    def step(self, step: int, run: Run) -> dict[str, torch.Tensor]:
         logged = self._descend("psi", self.fake_parameters(), self.fake_loss, step, run)
         if step >= self.warmup:
             for parameter in self.fake_parameters().values():
@@ -225,15 +225,13 @@ class Distillation(Objective):
             self.average.update(self.parameters(), step - self.warmup)
         return logged
 
-    def _descend(self, side, parameters, loss, step: int, run: Run) -> dict[str, float]:
+    def _descend(self, side, parameters, loss, step: int, run: Run) -> dict[str, torch.Tensor]:
         micros, logged = run.config.accumulation, {}
         for micro in range(micros):
             with run.randomness(step, 2 * micro + (side == "theta")):
                 found = loss(step)
-            total = sum(value for name, value in found.items() if name.endswith("_loss"))
-            run.backward(total / micros, step)
-            for name, value in found.items():
-                logged[name] = logged.get(name, 0.0) + float(value.detach()) / micros
+            run.backward(summed(found) / micros, step)
+            note(logged, found, micros)
         run.accelerator.clip_grad_value_(list(parameters.values()), self.settings.clip_value)
         run.apply(run.optimizers[side], parameters.values())
         return logged
