@@ -175,17 +175,23 @@ class GroupRun:
         return rows
 
     @cached_property
+    def asked(self) -> dict[str, Any]:
+        """What every edit depends on besides the method."""
+        return {"original": self.lab.model.fingerprint(), "request": self.request.model_dump()}
+
+    @cached_property
     def inputs(self) -> dict[str, Any]:
         """What every number depends on besides the GAN that is measured."""
+        gold = self.retrained_gan
         return {
-            "original": self.lab.model.fingerprint(), "request": self.request.model_dump(),
-            "scorer": self.lab.scorer.fingerprint, "latents": self.recipe.latents,
-            "threshold": self.spec.threshold, "search": self.recipe.search, "clip": self.lab.clip.fingerprint,
-            "real": self.lab.splits.test.fingerprint, "retrained": self.spec.retrained,
+            **self.asked, "scorer": self.lab.scorer.fingerprint, "latents": self.recipe.latents,
+            "threshold": self.spec.threshold, "search": self.recipe.search,
+            "clip": self.lab.clip.fingerprint, "real": self.lab.splits.test.fingerprint,
+            "retrained": gold and gold.fingerprint(),
         }  # fmt: skip
 
     def measured(self, label: str, model: Gan) -> dict[str, Any]:
-        """A row without an edit."""
+        """The numbers of one GAN."""
 
         def work() -> dict[str, Any]:
             look = self.original if label == ORIGINAL else self.bench.look(model)
@@ -210,10 +216,9 @@ class GroupRun:
             for place, gan in zip(places, gans, strict=True):
                 gan.save(place)
             files.remove(unfinished)
-            shares = [float(self.bench.look(gan).shows.mean()) for gan in gans]
-            return {"seconds": sum(result.seconds for result in results), "shares": shares}
+            return {"seconds": sum(result.seconds for result in results)}
 
-        inputs = {**self.inputs, "stage": stage.model_dump(mode="json")}
+        inputs = {**self.asked, "stage": stage.model_dump(mode="json")}
         self.stages.run(f"seed{self.seed}-{self.group}-{ADAPTED}", inputs, work, places)
         return places
 
@@ -233,22 +238,20 @@ class GroupRun:
             finally:
                 files.remove(unfinished)
             done.model.save(place)
-            found = self.bench.measure(self.bench.look(done.model), self.original, self.retrained)
-            told = {
-                k: done.report[k] for k in ("r", "watched", "stopped", "steps") if k in done.report
-            }
-            return {**found, **told, "seconds": done.seconds}
+            kept = ("r", "watched", "stopped", "steps")
+            told = {key: done.report[key] for key in kept if key in done.report}
+            return {**told, "seconds": done.seconds}
 
         # the adapted GANs are a function of stage 1, whatever folder they lie in
         settings = method.model_dump(mode="json", exclude={"adapted"})
         stage = self.recipe.stage_one(self.group, self.seed).model_dump(mode="json")
-        inputs = {**self.inputs, "method": [method.name, settings], "stage": stage}
-        result = self.stages.run(
-            f"seed{self.seed}-{self.group}-{label}", inputs, work, [place]
-        ).result
-        if "failed" not in result:
-            self.models[label] = Gan.load(place)
-        return {"group": self.group, "method": label, "seed": self.seed, **result}
+        inputs = {**self.asked, "method": [method.name, settings], "stage": stage}
+        name = f"seed{self.seed}-{self.group}-{label}-unlearn"
+        told = self.stages.run(name, inputs, work, [place]).result
+        if "failed" in told:
+            return {"group": self.group, "method": label, "seed": self.seed, **told}
+        self.models[label] = Gan.load(place)
+        return {**self.measured(label, self.models[label]), **told}
 
     def draw(self, adapted: Sequence[Gan]) -> None:
         """Pictures of the same latents of every GAN, and the walk along theta_N - theta_G."""
@@ -270,7 +273,7 @@ class GroupRun:
                 arrays[f"walk.{number}"] = self.bench.show(gan, half)
             with files.replacing(path) as partial, open(partial, "wb") as file:
                 np.savez(file, **arrays)
-            return {"rows": rows, "shown": len(shown), "walk": shares}
+            return {"shown": len(shown), "walk": shares}
 
         inputs = {
             **self.inputs, "models": {k: gan.fingerprint() for k, gan in self.models.items()},

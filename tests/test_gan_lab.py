@@ -131,10 +131,17 @@ def test_the_same_command_again_does_nothing_anew(done, recipe):
 
 
 def test_a_stage_that_is_lost_is_done_again_with_the_same_numbers(done, recipe):
-    (done.folder / "checkpoints/stages/seed0-one-adapt_then_unlearn_nl2.json").unlink()
+    (done.folder / "checkpoints/stages/seed0-one-adapt_then_unlearn_nl2-unlearn.json").unlink()
     again = run(make_recipe(recipe), done.folder)
-    assert not again.stages["seed0-one-adapt_then_unlearn_nl2"].reused
+    assert not again.stages["seed0-one-adapt_then_unlearn_nl2-unlearn"].reused
     assert again.stages["seed0-one-adapted"].reused
+
+
+def test_other_measurements_need_no_other_edit(done, recipe):
+    again = run(make_recipe({**recipe, "latents": 80}), done.folder)
+    assert again.stages["seed0-one-positives-unlearn"].reused
+    assert not again.stages["seed0-one-positives"].reused
+    again = run(make_recipe(recipe), done.folder)
     assert without_times(again.scores) == without_times(done.scores)
 
 
