@@ -51,6 +51,11 @@ def write_gan(data: GanData, path: Path | str) -> Path:
     return write_page("gan.html.j2", data, gan_context(data), path)
 
 
+def title_of(key: str) -> str:
+    """The name of a row."""
+    return "Retrained" if key == RETRAINED else views.title_of(key)
+
+
 def cell(line: Mapping[str, Any], key: str) -> tuple[str, str]:
     """A value of the table as text, and its spread over seeds."""
     value, half = line.get(key), line.get(f"{key}_half")
@@ -69,7 +74,7 @@ def gan_context(data: GanData) -> dict[str, Any]:
         rows = [row for row in scores["rows"] if row["group"] == group]
         first = [row for row in rows if row["seed"] == scores["seeds"][0]]
         looks = {
-            line["method"]: {"title": views.title_of(line["method"]), "colour": k % COLOURS}
+            line["method"]: {"title": title_of(line["method"]), "colour": k % COLOURS}
             for k, line in enumerate(lines)
         }
         shown = [key for key in HEADINGS if any(line.get(key) is not None for line in lines)]
@@ -107,7 +112,7 @@ def _row(
             half = f"{scale * interval[0]:.1f} to {scale * interval[1]:.1f}"
         cells.append((text, half))
     plain = line["method"] in (views.ORIGINAL, RETRAINED)
-    return {"title": views.title_of(line["method"]), "cells": cells, "plain": plain}
+    return {"title": title_of(line["method"]), "cells": cells, "plain": plain}
 
 
 def _shown(pixels: np.ndarray, alt: str) -> Shown:
@@ -176,7 +181,7 @@ def _counts(
     rows: Sequence[Mapping[str, Any]], classes: Sequence[str], target: str
 ) -> dict[str, Any]:
     """How often the scorer saw each class: what was moved besides the target."""
-    table = [(views.title_of(row["method"]), row["counts"]) for row in rows if "counts" in row]
+    table = [(title_of(row["method"]), row["counts"]) for row in rows if "counts" in row]
     hit = [target == name or target in name.split() for name in classes]
     return {"classes": list(zip(classes, hit, strict=True)), "rows": table}
 
@@ -192,6 +197,6 @@ def _verdict(lines: Sequence[Mapping[str, Any]]) -> str:
         return "No method keeps FID within 1.5 times the original's."
     best = max(fine, key=lambda line: line["pul"])
     return (
-        f"Of those that keep FID within 1.5 times the original's, {views.title_of(best['method'])}"
+        f"Of those that keep FID within 1.5 times the original's, {title_of(best['method'])}"
         f" removes most: PUL {best['pul']:.1f}."
     )

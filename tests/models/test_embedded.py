@@ -85,3 +85,25 @@ def test_plain_open_clip_reads_the_embedded_folder():
         image = model.eval().encode_image(preprocess(picture)[None], normalize=True)
         scores = image @ model.encode_text(tokenizer(texts), normalize=True).T
     assert scores.argmax().item() == 1
+
+
+def test_the_gans_draw_what_they_were_trained_on():
+    from mu_vision.evaluation.oracles import Scorer
+    from mu_vision.models.gan import Gan
+
+    gan = Gan.load("minicanvas/gan")
+    pictures = gan.pictures(gan.latents(200, "test_embedded"))
+    assert pictures.shape == (200, 3, 32, 32)
+    judge = Scorer.of_judge(load_judge("minicanvas/style-judge"))
+    styles = judge.chances(pictures).argmax(1)
+    known = [judge.classes.index(name) for name in ("photo", "sketch", "neon")]
+    assert np.mean(np.isin(styles, known)) >= 0.8
+    assert all((styles == place).sum() >= 20 for place in known)
+    digits = Gan.load("minicanvas/gan-digits")
+    assert digits.pictures(digits.latents(2, "test_embedded")).shape == (2, 1, 16, 16)
+
+
+def test_the_gans_take_at_most_6_megabytes_together():
+    folders = [path.parent for path in resources.EMBEDDED.glob("*/gan.json")]
+    sizes = [p.stat().st_size for folder in folders for p in folder.rglob("*") if p.is_file()]
+    assert len(folders) >= 3 and sum(sizes) <= 6e6
