@@ -198,8 +198,7 @@ def show_gan(table: Iterable[Mapping[str, Any]]) -> None:
     """The table of a ``gan`` recipe."""
     from rich.table import Column, Table
 
-    from .report.gan import HEADINGS, cell
-    from .report.views import title_of
+    from .report.gan import HEADINGS, cell, title_of
 
     lines = list(table)
     keys = [key for key in HEADINGS if any(line.get(key) is not None for line in lines)]

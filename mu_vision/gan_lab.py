@@ -29,13 +29,13 @@ from .models.classifier import Classifier
 from .models.gan import Gan
 from .recipe import GanRecipe
 from .recipes.gan import ADAPTED
+from .report.gan import RETRAINED
 from .runs import ORIGINAL, Announce, RunResult, write_recipe
 from .stages import Stages
 from .train.gan import kept_samples
 from .unlearn.gan.adaptation import AdaptingUnlearner
 from .unlearn.gan.extrapolation import extrapolated
 
-RETRAINED = "retrained"
 COLUMNS = (
     "pul", "pul_gap", "negatives", "fid", "ret_fid", "fid_ratio", "found", "balance", "moved", "path",
     "sure", "r", "seconds",
@@ -289,8 +289,7 @@ def run_gan_lab(recipe: GanRecipe, folder: Path, announce: Announce) -> RunResul
 
 def as_markdown(table: Sequence[Mapping[str, Any]]) -> str:
     """The table as the paper prints it: a block a group."""
-    from .report.gan import HEADINGS, cell
-    from .report.views import title_of
+    from .report.gan import HEADINGS, cell, title_of
 
     blocks = []
     for group in dict.fromkeys(line["group"] for line in table):

@@ -273,3 +273,30 @@ def test_two_processes_average_their_gradients(tmp_path):
         optimizer.step()
         optimizer.zero_grad()
     assert torch.allclose(got, w.detach(), atol=1e-6)
+
+
+class Early(Line):
+    """Has enough after four steps."""
+
+    taken = 0
+
+    def after_step(self, step):
+        self.taken = step + 1
+
+    def finished(self):
+        return self.taken >= 4
+
+    def state(self):
+        return {**super().state(), "taken": torch.tensor(self.taken)}
+
+    def load_state(self, state):
+        super().load_state(state)
+        self.taken = int(state["taken"])
+
+
+def test_an_objective_that_is_finished_ends_the_loop(tmp_path):
+    first, again = Early(), Early()
+    result = train(first, config(), tmp_path)
+    assert result.steps == 4 and [row["step"] for row in result.history] == [1, 2, 3, 4]
+    assert train(again, config(), tmp_path).steps == 4
+    assert torch.equal(first.w, again.w)

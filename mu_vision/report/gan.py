@@ -23,6 +23,7 @@ HEADINGS = {
 SHARES = ("negatives", "found", "balance", "moved")
 DECIMALS = {"fid": 1, "ret_fid": 1, "fid_ratio": 2, "path": 0, "r": 1, "seconds": 0}
 COLOURS = 7
+WITHIN = 1.5  # times the original's FID: what counts as kept
 LARGER = 3  # small pictures are enlarged by whole pixels
 
 
@@ -51,6 +52,11 @@ def write_gan(data: GanData, path: Path | str) -> Path:
     return write_page("gan.html.j2", data, gan_context(data), path)
 
 
+def title_of(key: str) -> str:
+    """The name of a row."""
+    return "Retrained" if key == RETRAINED else views.title_of(key)
+
+
 def cell(line: Mapping[str, Any], key: str) -> tuple[str, str]:
     """A value of the table as text, and its spread over seeds."""
     value, half = line.get(key), line.get(f"{key}_half")
@@ -69,7 +75,7 @@ def gan_context(data: GanData) -> dict[str, Any]:
         rows = [row for row in scores["rows"] if row["group"] == group]
         first = [row for row in rows if row["seed"] == scores["seeds"][0]]
         looks = {
-            line["method"]: {"title": views.title_of(line["method"]), "colour": k % COLOURS}
+            line["method"]: {"title": title_of(line["method"]), "colour": k % COLOURS}
             for k, line in enumerate(lines)
         }
         shown = [key for key in HEADINGS if any(line.get(key) is not None for line in lines)]
@@ -107,7 +113,7 @@ def _row(
             half = f"{scale * interval[0]:.1f} to {scale * interval[1]:.1f}"
         cells.append((text, half))
     plain = line["method"] in (views.ORIGINAL, RETRAINED)
-    return {"title": views.title_of(line["method"]), "cells": cells, "plain": plain}
+    return {"title": title_of(line["method"]), "cells": cells, "plain": plain}
 
 
 def _shown(pixels: np.ndarray, alt: str) -> Shown:
@@ -176,22 +182,28 @@ def _counts(
     rows: Sequence[Mapping[str, Any]], classes: Sequence[str], target: str
 ) -> dict[str, Any]:
     """How often the scorer saw each class: what was moved besides the target."""
-    table = [(views.title_of(row["method"]), row["counts"]) for row in rows if "counts" in row]
+    table = [(title_of(row["method"]), row["counts"]) for row in rows if "counts" in row]
     hit = [target == name or target in name.split() for name in classes]
     return {"classes": list(zip(classes, hit, strict=True)), "rows": table}
 
 
 def _verdict(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The method with the highest PUL among those whose FID stays within 1.5 times the original's."""
+    """What is best among those whose FID stays within 1.5 times the original's."""
     fine = [
         line for line in lines
         if line["method"] not in (views.ORIGINAL, RETRAINED) and line.get("pul") is not None
-        and line["fid_ratio"] <= 1.5
+        and line["fid_ratio"] <= WITHIN
     ]  # fmt: skip
     if not fine:
-        return "No method keeps FID within 1.5 times the original's."
-    best = max(fine, key=lambda line: line["pul"])
+        return f"No method keeps FID within {WITHIN} times the original's."
+    start = f"Of those that keep FID within {WITHIN} times the original's,"
+    most = max(fine, key=lambda line: line["pul"])
+    text = f"{start} {title_of(most['method'])} removes most: PUL {most['pul']:.1f}."
+    gold = next((line for line in lines if line["method"] == RETRAINED), None)
+    if gold is None:
+        return text
+    near = min(fine, key=lambda line: line["pul_gap"])
     return (
-        f"Of those that keep FID within 1.5 times the original's, {views.title_of(best['method'])}"
-        f" removes most: PUL {best['pul']:.1f}."
+        f"{text} {title_of(near['method'])} comes nearest to the retrained GAN: PUL {near['pul']:.1f}"
+        f" beside {gold['pul']:.1f}."
     )

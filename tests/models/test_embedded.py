@@ -104,3 +104,25 @@ def test_the_label_conditional_model_draws_its_classes_and_loads_part_by_part():
     judge = load_judge("minicanvas/object-judge")
     seen = [judge.classes[k] for k in judge.predict(drawn).argmax(1)]
     assert np.mean([a == b for a, b in zip(seen, names, strict=True)]) >= 0.8
+
+
+def test_the_gans_draw_what_they_were_trained_on():
+    from mu_vision.evaluation.oracles import Scorer
+    from mu_vision.models.gan import Gan
+
+    gan = Gan.load("minicanvas/gan")
+    pictures = gan.pictures(gan.latents(200, "test_embedded"))
+    assert pictures.shape == (200, 3, 32, 32)
+    judge = Scorer.of_judge(load_judge("minicanvas/style-judge"))
+    styles = judge.chances(pictures).argmax(1)
+    known = [judge.classes.index(name) for name in ("photo", "sketch", "neon")]
+    assert np.mean(np.isin(styles, known)) >= 0.8
+    assert all((styles == place).sum() >= 20 for place in known)
+    digits = Gan.load("minicanvas/gan-digits")
+    assert digits.pictures(digits.latents(2, "test_embedded")).shape == (2, 1, 16, 16)
+
+
+def test_the_gans_take_at_most_6_megabytes_together():
+    folders = [path.parent for path in resources.EMBEDDED.glob("*/gan.json")]
+    sizes = [p.stat().st_size for folder in folders for p in folder.rglob("*") if p.is_file()]
+    assert len(folders) >= 3 and sum(sizes) <= 6e6

@@ -77,8 +77,10 @@ class AdaptThenUnlearn(AdaptingUnlearner):
     r_max: float = Field(4.0, gt=1, description="r from which NL2 does not push")
     r_stop: float = Field(1e3, gt=1, description="r at which the run counts as diverged")
 
-    def objective(self, model, requests):
-        raise NotImplementedError("stage 2 needs the adapted GANs: see _run")
+    def objective(self, model: Gan, requests: Sequence[GanRequest]) -> Repelled:
+        """Stage 2, after a stage 1 without checkpoints."""
+        adapted, _ = self.adapt(model, requests, None, self.adapt_steps)
+        return Repelled(self, model, requests, adapted)
 
     def _run(self, model: Gan, requests: Sequence[GanRequest], folder: Path | None) -> Unlearned:
         self.claim(folder, model, requests)
