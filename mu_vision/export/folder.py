@@ -14,7 +14,7 @@ import torch
 from .. import __version__
 from ..errors import RunError, UsageError
 from ..models.denoiser import MARK, Denoiser
-from ..models.loading import read_pipeline
+from ..models.loading import LABEL_PIPELINES, read_pipeline
 from ..request import ConceptRequest
 from ..unlearn.base import Unlearned, Unlearner
 
@@ -39,9 +39,9 @@ Made by mu-vision {{ versions["mu-vision"] }} from `{{ base.source }}` with **{{
 | original (SHA-256) | `{{ base.sha256 }}` |
 
 ```python
-from diffusers import DiffusionPipeline
+from {{ library }} import {{ pipeline }}
 
-pipeline = DiffusionPipeline.from_pretrained("this folder")
+pipeline = {{ pipeline }}.from_pretrained("this folder")
 ```
 
 Settings that differ from the method's defaults: {{ changed_settings or "none" }}.
@@ -155,8 +155,12 @@ def _card(facts: dict[str, Any], unlearned: Unlearned, unlearner: Unlearner) -> 
     defaults = type(unlearner)().model_dump(mode="json")
     different = {k: v for k, v in facts["settings"].items() if v != defaults[k]}
     what = " and ".join(f"the {r['kind']} {r['name']}" for r in facts["requests"])
+    kind = type(unlearned.model.pipeline).__name__
+    ours = kind in LABEL_PIPELINES
     return environment.from_string(CARD).render(
         **facts,
+        library="mu_vision.models.labels" if ours else "diffusers",
+        pipeline=kind if ours else "DiffusionPipeline",
         name=unlearner.name,
         base_name=facts["base"]["name"],
         what=_cell(what),

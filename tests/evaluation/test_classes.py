@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_said_in_a_sentence():
 
 def test_protocol_files_are_read_and_checked(tmp_path):
     read = load_protocol("minicanvas_objects")
-    assert isinstance(read, ClassProtocol) and read.pictures() == 1000
+    assert isinstance(read, ClassProtocol) and read.pictures() == 500
     assert read.changed({"real": {"per_cell": 2}}, "x").real.split == "test"
     with pytest.raises(UsageError, match="no object of MiniCanvas 'dog'"):
         protocol(classes=("cat", "dog")).check_names()

@@ -76,6 +76,7 @@ def test_the_result_draws_in_one_evaluation_and_is_saved_so(label_model, tmp_pat
     folder = erased.save(tmp_path / "erased")
     again = mu_vision.load_model(folder)
     assert again.generator == Generator(440, 1)
+    assert "from mu_vision.models.labels import LabelPipeline" in (folder / "README.md").read_text()
     picture = mu_vision.render(again, ["boat"], seed=3)[0]
     assert picture.tobytes() == mu_vision.render(erased, ["boat"], seed=3)[0].tobytes()
 
