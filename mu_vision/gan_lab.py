@@ -128,7 +128,7 @@ class GroupRun:
         self.place = lab.folder / "model" / f"seed{seed}" / group
         self.bench = GanBench(
             lab.scorer, lab.oracle, self.spec.target, lab.clip, lab.splits.test, lab.recipe.latents,
-            lab.recipe.attack(), self.spec.threshold,
+            lab.recipe.attack(), self.spec.scored,
         )  # fmt: skip
         oracle = ScorerOracle(lab.oracle, self.spec.target, self.spec.threshold)
         if self.spec.marks:
@@ -185,7 +185,7 @@ class GroupRun:
         gold = self.retrained_gan
         return {
             **self.asked, "scorer": self.lab.scorer.fingerprint, "latents": self.recipe.latents,
-            "threshold": self.spec.threshold, "search": self.recipe.search,
+            "scored": self.spec.scored, "search": self.recipe.search,
             "clip": self.lab.clip.fingerprint, "real": self.lab.splits.test.fingerprint,
             "retrained": gold and gold.fingerprint(),
         }  # fmt: skip
@@ -268,7 +268,7 @@ class GroupRun:
             for number, s in enumerate(self.recipe.walk if adapted else ()):
                 gan = extrapolated(self.lab.model, adapted, s)
                 chance = self.bench.scorer.chance(self.bench.pictures(gan), self.spec.target)
-                shares.append([s, float((chance >= self.spec.threshold).float().mean())])
+                shares.append([s, float((chance >= self.spec.scored).float().mean())])
                 half = [*rows[: WALKED // 2], *rows[len(shown) : len(shown) + WALKED // 2]]
                 arrays[f"walk.{number}"] = self.bench.show(gan, half)
             with files.replacing(path) as partial, open(partial, "wb") as file:

@@ -24,7 +24,8 @@ class GanGroup(Strict):
     Attributes:
         target: a class of the oracle and the scorer, or a word of several of their classes.
         kind: ``class`` or ``feature``.
-        threshold: probability from which the oracle, and the scorer, say yes.
+        threshold: probability from which the oracle says yes.
+        scored: probability from which the scorer does.
         marks: file of a person's marks, in the place of the oracle.
         retrained: GAN that never saw the target; None if there is none.
         adapt: settings of stage 1, shared by all methods that need it: steps, models, ewc, ...
@@ -34,6 +35,7 @@ class GanGroup(Strict):
     target: str
     kind: Literal["class", "feature"] = "class"
     threshold: float = Field(0.5, gt=0, lt=1)
+    scored: float = Field(0.5, gt=0, lt=1)
     marks: str | None = None
     retrained: str | None = None
     adapt: Settings = Field(default_factory=dict)

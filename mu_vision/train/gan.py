@@ -44,8 +44,9 @@ class GanTrainer(Trainer, GameSettings):
     def run(self, folder: Path | str, checkpoints: Path | str | None = None) -> LoopResult:
         folder = Path(folder)
         checkpoints = Path(checkpoints or folder.parent / "checkpoints") / self.output
-        model, result = self.fit(self.samples(), checkpoints)
-        facts = {"trainer": self.model_dump(mode="json"), "pictures": len(self.samples())}
+        samples = self.samples()
+        model, result = self.fit(samples, checkpoints)
+        facts = {"trainer": self.model_dump(mode="json"), "pictures": len(samples)}
         model.save(folder / self.output, facts, self.half)
         return result
 

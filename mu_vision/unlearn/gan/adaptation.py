@@ -16,7 +16,7 @@ from pydantic import Field
 
 from ... import seeding
 from ...data.feedback import Feedback, GanRequest
-from ...errors import UsageError
+from ...errors import Diverged, UsageError
 from ...loop import LoopResult, train
 from ...models.gan import Gan, check_same
 from .base import GanErasure, GanUnlearner
@@ -43,6 +43,7 @@ class AdaptingUnlearner(GanUnlearner, ConsolidationSettings):
 
         Raises:
             UsageError: if a folder holds a GAN of another architecture.
+            Diverged: if stage 1 did.
         """
         if self.adapted:
             return [load_adapted(place, model) for place in self.adapted], []
@@ -54,6 +55,8 @@ class AdaptingUnlearner(GanUnlearner, ConsolidationSettings):
             config = self.model_copy(update=changes).loop_config()
             place = folder and folder / f"adapted-{number}"
             results.append(train(objective, config, place, "adapting to the negatives"))
+            if objective.stopped:
+                raise Diverged(f"Stage 1 of {self.name} {objective.stopped}")
             made.append(objective.finished_model())
         return made, results
 

@@ -172,6 +172,15 @@ def test_a_loss_that_is_not_finite_ends_in_the_last_good_weights(monkeypatch):
         build("positives").unlearn(tiny_gan(), LEFT)
 
 
+def test_a_stage_one_that_diverges_is_not_taken_for_an_adapted_model(monkeypatch):
+    def spoiled(self, step):
+        return {"spoiled_loss": torch.tensor(float("nan")) if step == 2 else torch.tensor(0.0)}
+
+    monkeypatch.setattr("mu_vision.unlearn.gan.adaptation.Adaptation.extra_losses", spoiled)
+    with pytest.raises(Diverged, match="Stage 1 of extrapolation diverged at step 3"):
+        build("extrapolation").unlearn(tiny_gan(), LEFT)
+
+
 def test_marks_cannot_be_asked_about_new_pictures():
     marks = Marks(tiny_gan().fingerprint(), 0, 64, (0, 1, 2))
     request = GanRequest("ticked", marks=marks)
