@@ -212,9 +212,11 @@ def _walls(
     sets = {key: answers for key, answers in data.answers.items() if len(answers)}
     shown = {m.key: m.title for m in models if m.key in sets}
     first = next(iter(sets.values()), None)
-    if first is None or not len(first.style_names):
+    if first is None or not len(first.object_names):
         return {"target": None, "kept": None, "more": []}
     lookup = {key: _lookup(sets[key]) for key in shown}
+    if not len(first.style_names):
+        return _class_walls([r["name"] for r in requests], first.object_names, shown, lookup)
     styles, objects = list(first.style_names), list(first.object_names)
     seeds = list(dict.fromkeys(int(s) for s in first.seeds))[:SEEDS_SHOWN]
     kind = requests[0]["kind"] if requests else "concept"
@@ -236,6 +238,21 @@ def _walls(
     }
 
 
+def _class_walls(
+    targets: Sequence[str], classes: Sequence[str], shown: Mapping[str, str], lookup: Any
+) -> dict[str, Any]:
+    """Pictures of one label each: the first ones of the target, and one of every other class."""
+    asked = [("", name, k) for name in targets for k in range(10 // len(targets))]
+    others = [("", name, 0) for name in classes if name not in targets]
+
+    def grid(cells: Sequence[pictures.Cell]) -> pictures.Wall:
+        columns = [(name, f"picture {k + 1}") for _, name, k in cells]
+        return pictures.wall(cells, columns, shown, lookup)
+
+    target = grid(asked) if asked else None
+    return {"target": target, "kept": grid(others), "more": [], "seed": 0}
+
+
 def _concept_wall(
     sets: Mapping[str, AnswerSet], titles: Mapping[str, str], most: int = 10
 ) -> pictures.Wall:
@@ -253,11 +270,11 @@ def _concept_wall(
 
 def _lookup(answers: AnswerSet) -> dict[tuple[str, str, int], Any]:
     return {
-        (answers.style_names[s], answers.object_names[o], int(seed)): pixels
+        (answers.style_names[s] if s >= 0 else "", answers.object_names[o], int(seed)): pixels
         for s, o, seed, pixels in zip(
             answers.styles, answers.objects, answers.seeds, answers.pictures, strict=True
         )
-        if s >= 0
+        if o >= 0
     }
 
 

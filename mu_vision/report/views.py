@@ -97,9 +97,13 @@ class ModelView:
 
     @property
     def kept(self) -> float | None:
-        """Mean of IRA and CRA."""
+        """Mean of IRA and CRA; IRA where pictures have one label alone."""
         ira, cra = self._rate("ira"), self._rate("cra")
-        return None if ira is None or cra is None else (ira + cra) / 2
+        return ira if ira is None or cra is None else (ira + cra) / 2
+
+    @property
+    def kept_is(self) -> str:
+        return "mean of IRA and CRA" if "cra" in self.values else "IRA"
 
     def _rate(self, name: str) -> float | None:
         return self.values[name].value if name in self.values else None
