@@ -232,7 +232,7 @@ class Pair(Objective):
     """Two quadratics with rows of noise; ``surgery`` None is the plain trainer."""
 
     def __init__(self, surgery: Surgery | None, part: slice = slice(None), third: bool = False):
-        self.surgery, self.part, self.third, self.micro = surgery, part, third, 0
+        self.surgery, self.share, self.third, self.micro = surgery, part, third, 0
 
     def prepare(self, device):
         self.w = torch.nn.Parameter(torch.tensor([[0.3, -0.2, 0.1]]))
@@ -243,7 +243,7 @@ class Pair(Objective):
         return {"w": self.w, "v": self.v}
 
     def rows(self, step, name):
-        return seeding.noise((8, 5), "rows", step, name)[self.part]
+        return seeding.noise((8, 5), "rows", step, name)[self.share]
 
     def one(self, step, name="a"):
         x = self.rows(step, name) + (1.0 if name == "a" else -1.0)
