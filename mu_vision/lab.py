@@ -195,6 +195,7 @@ class Lab:
                     # a method that destroys the network, or moves nothing, is a result too
                     files.remove(place)
                     files.write_text(place / "failed.txt", f"{error}\n")
+                    self.stages.announce(f"{label} has no numbers: {error}")
                     return {"failed": str(error)}
                 model.name = place.name
                 model.save(place)

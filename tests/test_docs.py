@@ -34,8 +34,10 @@ def test_every_forget_set_of_the_page_is_read():
     import yaml
 
     from mu_vision.data.selectors import Selector
+    from mu_vision.recipe import make_recipe
 
-    (text,) = blocks("yaml")
+    text, whole = blocks("yaml")
+    make_recipe(yaml.safe_load(whole)).check()
     kinds = [Selector(**yaml.safe_load(line)["forget"]).kind for line in text.strip().splitlines()]
     assert kinds == ["random", "class", "indices", "file", "poisoned"]
 

@@ -128,7 +128,7 @@ class Unlearner(BaseModel):
         raise NotImplementedError
 
     def _hint(self) -> str:
-        return "Check its settings and the anchor of the request."
+        return "Check its settings and the request."
 
 
 class Erasure(Objective):
