@@ -22,7 +22,7 @@ from .jobs import what_matters
 from .recipe import ForgetRecipe, GanRecipe, Recipe, TrainRecipe
 from .recipes.concepts import AuditRecipe, EraseRecipe, EvaluateRecipe, TableRecipe
 from .reporting import answer_places, forget_stale, write_run_report
-from .runs import ORIGINAL, Announce, RunResult, silent, without_times, write_recipe
+from .runs import ORIGINAL, Announce, RunResult, model_row, silent, without_times, write_recipe
 from .stages import Stages, fingerprint, open_run
 
 if TYPE_CHECKING:
@@ -369,20 +369,6 @@ def resumable(chosen: Unlearner) -> Unlearner:
         every = max(1, chosen.steps // 10)
         return chosen.model_copy(update={"checkpoint_every": every})
     return chosen
-
-
-def model_row(card: Scorecard) -> dict[str, Any]:
-    """One model of ``scores.json``: rates in percent, counts, then the whole scorecard."""
-    row: dict[str, Any] = {"ua": None, "ira": None, "cra": None}
-    counts = {}
-    for name, metric in card.metrics.items():
-        percent = metric.unit in ("rate", "share")
-        row[name] = round(100 * metric.value, 4) if percent else round(metric.value, 6)
-        counts[name] = {"expected": metric.expected, "used": metric.used}
-    row["counts"] = counts
-    row["warnings"] = list(card.warnings)
-    row["scorecard"] = card.to_json()
-    return row
 
 
 def _train(recipe: TrainRecipe, folder: Path, announce: Announce) -> RunResult:

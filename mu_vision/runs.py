@@ -58,3 +58,17 @@ def without_times(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_times(v) for v in value]
     return value
+
+
+def model_row(card: Scorecard) -> dict[str, Any]:
+    """One model of ``scores.json``: rates in percent, counts, then the whole scorecard."""
+    row: dict[str, Any] = {"ua": None, "ira": None, "cra": None}
+    counts = {}
+    for name, metric in card.metrics.items():
+        percent = metric.unit in ("rate", "share")
+        row[name] = round(100 * metric.value, 4) if percent else round(metric.value, 6)
+        counts[name] = {"expected": metric.expected, "used": metric.used}
+    row["counts"] = counts
+    row["warnings"] = list(card.warnings)
+    row["scorecard"] = card.to_json()
+    return row

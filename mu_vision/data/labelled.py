@@ -15,7 +15,7 @@ import torch
 
 from ..errors import UsageError, unknown
 from .cards import load_card
-from .samples import Samples, Splits
+from .samples import Samples, Splits, read_splits
 
 
 @dataclass(frozen=True)
@@ -224,9 +224,7 @@ def load_splits(name: str, root: Path | str | None = None) -> Splits:
         UsageError: unknown name (the nearest is suggested), or its files are missing: the sentence
             ends with what its card says to fetch.
     """
-    if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
-    return DATASETS[name](Path(root or Path("data") / name))
+    return read_splits(DATASETS, name, root)
 
 
 def named(classes: Sequence[str], name: str) -> list[int]:

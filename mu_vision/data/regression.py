@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..errors import UsageError, unknown
+from ..errors import UsageError
 from . import gauges
 from .cards import missing
 from .faces import AGEDB, IMDB_WIKI, faces
 from .measured import Measured
-from .samples import Splits
+from .samples import Splits, read_splits
 
 DIABETES_TEST = 132
 WORDS = 10  # of a sentence
@@ -191,6 +191,4 @@ def load_splits(name: str, root: Path | str | None = None) -> Splits:
         UsageError: unknown name (the nearest is suggested), or its files are missing: the sentence
             ends with what its card says to fetch.
     """
-    if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
-    return DATASETS[name](Path(root or Path("data") / name))
+    return read_splits(DATASETS, name, root)

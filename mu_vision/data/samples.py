@@ -7,15 +7,16 @@ a value, is said by the kinds of samples: ``Labelled`` and ``Measured``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 
-from ..errors import UsageError
+from ..errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from .poison import Poisoned
@@ -109,3 +110,16 @@ class Splits:
         return replace(
             self, train=self.train.take(left), validation=self.train.take(sorted(chosen))
         )
+
+
+def read_splits(
+    known: Mapping[str, Callable[[Path], Splits]], name: str, root: Path | str | None
+) -> Splits:
+    """A data set by name; ``root`` is ``data/NAME`` by default.
+
+    Raises:
+        UsageError: unknown name (the nearest is suggested), or what its reader raises.
+    """
+    if name not in known:
+        raise unknown("data set", name, known)
+    return known[name](Path(root or Path("data") / name))

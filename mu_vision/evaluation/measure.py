@@ -149,12 +149,11 @@ class Measurer:
 
     def _nearest(self) -> list[str]:
         """The retained concepts whose real pictures CLIP finds most like the target's."""
-        fid = ClipExtractor.name
-        if self.kind not in JUDGES or fid not in [e.name for e in self.bench.extractors]:
+        fid, kind = ClipExtractor.name, self.kind
+        if kind not in JUDGES or fid not in [e.name for e in self.bench.extractors]:
             return []
         real = self.bench.reference(self.folder)
-        names = self.grid.styles if self.kind == "style" else self.grid.objects
-        labels = real.styles if self.kind == "style" else real.objects
+        names, labels = (getattr(of, f"{kind}s") for of in (self.grid, real))
         order = clip_metrics.nearest_classes(
             real.features[fid], labels, [names.index(name) for name in self.targets]
         )
