@@ -343,6 +343,7 @@ def train(
         if config.tracker:
             run.accelerator.end_training()
     _check_finite(objective, config.steps, label)
+    run.accelerator.wait_for_everyone()  # nobody leaves, or reads, before the last file is written
     result.seconds = seconds + time.perf_counter() - started
     result.peak_memory_gb = peak_memory_gb()
     return result

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from processes import run_in_two_processes
 
 from mu_vision import seeding
 from mu_vision.errors import Diverged, UsageError
 from mu_vision.gradient_surgery import Gradients, Surgery, conflicts, descend, weights
 from mu_vision.loop import LoopConfig, Objective, train
 
-ROOT = Path(__file__).parent.parent
 SHAPES = [(3, 4), (5,), (2, 2, 2)]
 
 
@@ -365,8 +360,6 @@ TWO = """
 import os
 import sys
 import torch
-sys.path.insert(0, {tests!r})
-from accelerate import PartialState
 from test_gradient_surgery import Pair
 from mu_vision.gradient_surgery import Surgery
 from mu_vision.loop import LoopConfig, train
@@ -375,23 +368,12 @@ rank = int(os.environ["RANK"])
 os.makedirs(sys.argv[1], exist_ok=True)
 half = Pair(Surgery(mode=sys.argv[2], scope="tensor"), slice(4 * rank, 4 * rank + 4))
 train(half, LoopConfig(steps=6, lr=0.05, clip=0.5), sys.argv[1])
-torch.save({{"w": half.w.detach(), "v": half.v.detach()}}, f"{{sys.argv[1]}}/rank{{rank}}.pt")
-PartialState().destroy_process_group()
+torch.save({"w": half.w.detach(), "v": half.v.detach()}, f"{sys.argv[1]}/rank{rank}.pt")
 """
 
 
 def test_two_processes_with_half_the_batch_equal_one_with_the_whole(tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(TWO.format(tests=str(Path(__file__).parent)))
-    environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true",
-        "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    launch += ["--master-addr=127.0.0.1", "--master-port=0", "--rdzv-backend=c10d"]
-    launch += ["--rdzv-endpoint=127.0.0.1:0", str(script), str(tmp_path / "run"), "protect"]
-    done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_in_two_processes(TWO, tmp_path / "two.py", str(tmp_path / "run"), "protect")
     first, second = (torch.load(tmp_path / "run" / f"rank{r}.pt") for r in (0, 1))
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name])

@@ -1,18 +1,13 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from processes import run_in_two_processes
 
 from mu_vision.errors import Diverged, RunError, UsageError
 from mu_vision.loop import LoopConfig, Objective, train
-
-ROOT = Path(__file__).parent.parent
 
 
 class Line(Objective):
@@ -225,7 +220,6 @@ def test_a_tracker_needs_a_folder_and_a_known_name(tmp_path):
 TWO = """
 import sys
 import torch
-from accelerate import PartialState
 from mu_vision.loop import LoopConfig, Objective, train
 
 class Part(Objective):
@@ -239,25 +233,11 @@ class Part(Objective):
 
 objective = Part()
 train(objective, LoopConfig(steps=3, lr=0.1), sys.argv[1])
-PartialState().destroy_process_group()
 """
 
 
 def test_two_processes_average_their_gradients(tmp_path):
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "ACCELERATE_USE_CPU": "true",
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-    }
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    launch += ["--master-addr=127.0.0.1", "--master-port=0", "--rdzv-backend=c10d"]
-    launch += ["--rdzv-endpoint=127.0.0.1:0", str(script), str(tmp_path / "run")]
-    done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_in_two_processes(TWO, tmp_path / "two.py", str(tmp_path / "run"))
     got = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["parameters"]["w"]
 
     from mu_vision import seeding
