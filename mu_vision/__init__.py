@@ -29,6 +29,7 @@ _HOME = {
     "load_card": "data.cards",
     "load_model": "api",
     "load_recipe": "recipe",
+    "merge": "merging",
     "methods": "api",
     "render": "api",
     "run": "api",
@@ -47,6 +48,7 @@ __all__ = [
     "load_card",
     "load_model",
     "load_recipe",
+    "merge",
     "methods",
     "render",
     "report",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
         save,
     )
     from .data.cards import load_card
+    from .merging import merge
     from .recipe import load_recipe
     from .request import concept_request
 

@@ -266,6 +266,30 @@ def report(
 
 @app.command(
     epilog=_examples(
+        "mu-vision merge runs/styles runs/objects -o runs/both",
+        "mu-vision merge runs/monday runs/tuesday -o runs/all       more seeds of the same table",
+    )
+)
+def merge(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders of tables.")],
+    output: Out = None,
+    debug: Debug = False,
+) -> None:
+    """Put the finished requests of several runs of a table into one table and report.
+
+    The runs may have other concepts, methods or seeds; the original, the protocol and the settings
+    of a method must agree.
+    """
+    from . import console
+    from .merging import merge as put_together
+
+    if output is None:
+        raise UsageError("Where should the table go? Give a folder with -o, e.g. -o runs/merged.")
+    console.show_result(put_together(folders, output, console.say))
+
+
+@app.command(
+    epilog=_examples(
         "mu-vision apply neon.safetensors --to minicanvas/sd -o erased/",
         "mu-vision apply robust/ --to path/to/another-sd -o plugged/    its text encoder",
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+MEAN = "mean"  # the request of a row that is the mean of others
 
 # key in scores.json -> (heading, decimals); rates are percent there
 COLUMNS: dict[str, tuple[str, int]] = {
@@ -53,3 +55,10 @@ def filled(rows: Iterable[Mapping[str, Any]], each_attack: bool = True) -> list[
     rows = list(rows)
     found = [key for key in COLUMNS if any(isinstance(row.get(key), int | float) for row in rows)]
     return found if each_attack else [key for key in found if key not in EACH_ATTACK]
+
+
+def pooled(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Column -> [hits, total] over rows, for the columns that count something in all of them."""
+    counts = [row.get("counts") or {} for row in rows]
+    shared = [key for key in COLUMNS if counts and all(key in count for count in counts)]
+    return {key: [sum(c[key][0] for c in counts), sum(c[key][1] for c in counts)] for key in shared}

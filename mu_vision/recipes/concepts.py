@@ -79,6 +79,11 @@ class Group(Strict):
     def _no_settings(cls, value: Any) -> Any:
         return blank_to_empty(value)
 
+    def stochastic(self, label: str) -> bool:
+        """Whether a method's result depends on its seed."""
+        settings = {label: self.methods[label]}
+        return unlearners(settings, "diffusion", 0, "methods")[label].stochastic
+
     def requests(self) -> list[RequestSpec]:
         names = self.names
         if names == "all":

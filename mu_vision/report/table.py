@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ..columns import COLUMNS, EACH_ATTACK, filled
+from ..columns import COLUMNS, EACH_ATTACK, MEAN, filled, pooled
+from ..metrics.rates import Rate
 from . import views
 from .labels import percent
 from .plots import KEPT, WITHSTOOD, Plot, Point, tradeoff
@@ -62,11 +63,12 @@ def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Plain mean over requests; a column that one of them lacks has none."""
     if not rows:
         return {}
-    mean: dict[str, Any] = {"method": rows[0]["method"], "kind": rows[0]["kind"], "request": "mean"}
+    mean: dict[str, Any] = {"method": rows[0]["method"], "kind": rows[0]["kind"], "request": MEAN}
     for column in COLUMNS:
         values = [row.get(column) for row in rows]
         if all(isinstance(value, int | float) for value in values):
             mean[column] = fmean(values)
+    mean["counts"] = pooled(rows)
     return mean
 
 
@@ -75,13 +77,20 @@ def _shown(row: Mapping[str, Any], colours: Mapping[str, int]) -> dict[str, Any]
     for column, (_, decimals) in COLUMNS.items():
         value = row.get(column)
         texts[column] = "–" if value is None else f"{value:,.{decimals}f}"
+    counted = row.get("counts") or {} if row["request"] == MEAN else {}
     return {
         "request": row["request"],
         "title": views.title_of(row["method"]),
         "colour": colours[row["method"]],
         "texts": texts,
+        "intervals": {column: _interval(*counts) for column, counts in counted.items()},
         "shares": {c: row[c] / 100 for c in RATES if row.get(c) is not None},
     }
+
+
+def _interval(hits: int, total: int) -> str:
+    low, high = Rate(hits, total).interval
+    return f"{100 * low:.1f}–{100 * high:.1f} of {total:,}"
 
 
 def _beside(mean: Mapping[str, Any], colours: Mapping[str, int]) -> dict[str, Any]:
