@@ -204,13 +204,13 @@ def test_extrapolation_forgets_less_and_ruins_more(ring, original, adapted, repe
     after = Shown.of(repelled.model)
     half, whole = (Shown.of(extrapolated(ring, [adapted], s)) for s in (-0.5, -1.0))
     assert 0 < half.pul(original) < whole.pul(original) < after.pul(original)
-    assert half.sharp < original.sharp / 2 and whole.sharp < after.sharp / 1.5
+    assert half.sharp < 0.6 * original.sharp and whole.sharp < after.sharp / 1.5
 
 
 def test_repulsion_goes_further_and_forgets_no_less(ring, original, adapted, positives, repelled):
     """Not that it forgets more: on this ring positives alone do most of it.
 
-    One seed scatters by six points either way.
+    The difference was -8 to +9 points on single seeds.
     """
     scale = Repulsion(weights_of(ring), [weights_of(adapted)], "el2", 1.0)
     assert repelled.report["r"] > 1.5 * float(scale.measure(weights_of(positives)))
