@@ -54,6 +54,9 @@ class AdaptThenUnlearn(AdaptingUnlearner):
             "NL2 stops to push at r_max.",
             "The EWC strength is relative to the mean Fisher information.",
             "Optimisers start afresh; the published ones go on from the pre-training.",
+            "Feedback and Fisher information are of pictures of one style each; published, nine in ten"
+            " batches mix two.",
+            "Both networks learn from one generated batch a step, not from one each.",
         ),
         cost="stage 1 `models` times, then a step of each network; d costs one pass over theta",
     )

@@ -33,7 +33,11 @@ class AdaptingUnlearner(GanUnlearner, ConsolidationSettings):
     models: int = Field(
         1, ge=1, description="M, adapted GANs, each with a seed and negatives of its own"
     )
-    negatives: int = Field(300, ge=1, description="negatives that each adapted GAN learns from")
+    negatives: int = Field(
+        300,
+        ge=1,
+        description="negatives that each adapted GAN learns from; all, if fewer are marked",
+    )
     adapted: tuple[str, ...] = Field((), description="folders of GANs adapted before, for stage 1")
 
     def adapt(
