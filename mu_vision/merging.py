@@ -44,7 +44,7 @@ def merge(
     Raises:
         UsageError: if a folder is no run of a table or has nothing finished; if two runs differ in
             the original, the protocol or the settings of a method; if they have other numbers for
-            one model; or if the output is one of them.
+            one model; or if the output is one of them, or any other run.
     """
     output, places = Path(output), [Path(folder) for folder in folders]
     known = [place.resolve() for place in places]
@@ -52,6 +52,7 @@ def merge(
         raise UsageError("Which runs are to be merged? Give their folders, each once.")
     if output.resolve() in known:
         raise UsageError(f"{output} is one of the runs; give another folder to write to with -o.")
+    _check_output(output)
     sources = [read_source(place) for place in places]
     recipe = _union(sources)
     rows: list[Row] = []
@@ -75,6 +76,21 @@ def merge(
     data = recipe.model_dump(mode="json", exclude={"resolved"}, exclude_none=True)
     write_recipe(output, data, resolved)
     return write_results(output, recipe, rows, environment)
+
+
+def _check_output(folder: Path) -> None:
+    """See that nothing but an earlier merged table would be written over.
+
+    Raises:
+        UsageError: if the folder is one of another run.
+    """
+    path = folder / "recipe.yaml"
+    if path.is_file() and "merged" not in (
+        validation.read_yaml_file(path, str(path)).get("resolved") or {}
+    ):
+        raise UsageError(
+            f"{folder} holds a run, which would be written over; give another folder with -o."
+        )
 
 
 def read_source(folder: Path) -> Source:

@@ -81,6 +81,7 @@ def test_seeds_repeat_what_has_randomness_and_nothing_else(runs, tmp_path):
 def test_a_merged_table_can_be_merged_again(runs, tmp_path):
     once = merge([runs["styles"], runs["objects"]], tmp_path / "once")
     twice = merge([once.folder, runs["neon"], runs["again"]], tmp_path / "twice")
+    merge([runs["styles"]], tmp_path / "straight")
     straight = merge([*runs.values()], tmp_path / "straight")
     assert twice.scores["rows"] == straight.scores["rows"]
 
@@ -157,6 +158,10 @@ def test_what_is_no_run_of_a_table_is_refused_in_one_sentence(runs, tmp_path):
         merge([runs["styles"], runs["styles"]], tmp_path / "m")
     with pytest.raises(UsageError, match="is one of the runs"):
         merge([runs["styles"], runs["objects"]], runs["objects"])
+    before = (runs["neon"] / "scores.json").read_bytes()
+    with pytest.raises(UsageError, match="holds a run, which would be written over"):
+        merge([runs["styles"], runs["objects"]], runs["neon"])
+    assert (runs["neon"] / "scores.json").read_bytes() == before
     with pytest.raises(UsageError, match=r"recipe .* cannot be read"):
         merge([tmp_path], tmp_path / "m")
     with pytest.raises(UsageError, match="of the kind erase; only runs of the kind table"):
