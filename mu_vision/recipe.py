@@ -46,7 +46,9 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def make_recipe(data: Mapping[str, Any], overrides: Iterable[str] = (), where="recipe") -> Recipe:
-    """A recipe from a dict; see ``load_recipe``."""
+    """A recipe from a dict; see ``load_recipe``. Without ``kind`` it is an erasure."""
+    if "kind" not in data:
+        _see_that_it_is_an_erasure(data, where)
     kind = data.get("kind", "erase")
     if kind not in KINDS:
         raise unknown("kind of recipe", str(kind), KINDS)
@@ -57,6 +59,35 @@ def make_recipe(data: Mapping[str, Any], overrides: Iterable[str] = (), where="r
     recipe = validated(cls, data, where)
     recipe.check()
     return recipe
+
+
+def _see_that_it_is_an_erasure(data: Mapping[str, Any], where: str) -> None:
+    """Say which kind is meant where keys are plainly not those of an erasure.
+
+    Raises:
+        UsageError: if there are keys that only other kinds have, at the top or in a group.
+    """
+    groups = data.get("groups")
+    inner = groups.values() if isinstance(groups, Mapping) else ()
+    used = {*data, *(key for group in inner if isinstance(group, Mapping) for key in group)}
+    strange = used - _vocabulary(EraseRecipe) - set(RequestSpec.model_fields)
+    found = {kind: strange & _vocabulary(cls) for kind, cls in KINDS.items()}
+    most = max(map(len, found.values()))
+    if not most:
+        return
+    kinds = [kind for kind, keys in found.items() if len(keys) == most]
+    keys = sorted(set().union(*(found[kind] for kind in kinds)))
+    shown, belongs = ", ".join(map(repr, keys)), "belong" if len(keys) > 1 else "belongs"
+    raise UsageError(
+        f"{where}: 'kind' is missing, and {shown} {belongs} to a recipe of kind"
+        f" {' or '.join(kinds)}; add the line `kind: {kinds[0]}`."
+    )
+
+
+def _vocabulary(cls: type[Recipe]) -> set[str]:
+    """The keys of a kind of recipe, with those of its groups."""
+    groups = validation.annotation_at(cls, ["groups", "any"])
+    return set(cls.model_fields) | set(getattr(groups, "model_fields", ()))
 
 
 def override(data: Mapping[str, Any], text: str, cls: type[BaseModel]) -> dict[str, Any]:
