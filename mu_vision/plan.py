@@ -76,7 +76,7 @@ def plan(recipe: Recipe, folder: Path | str | None = None) -> Plan:
         UsageError: for anything wrong with it that a run would refuse too.
     """
     recipe.check()
-    place = Path("runs") / recipe.name if folder is None else Path(folder)
+    place = recipe.folder if folder is None else Path(folder)
     check_run_folder(place)
     made = Plan(resolved(recipe), place)
     try:

@@ -9,6 +9,7 @@ what it draws out of a GAN; ``train`` runs trainers one after another. Any value
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -23,6 +24,7 @@ from .recipes.gan import GanRecipe
 from .recipes.training import TrainRecipe
 from .validation import validated
 
+SAVED = "recipe.yaml"  # in a run folder
 KINDS: dict[str, type[Recipe]] = {
     "erase": EraseRecipe,
     "table": TableRecipe,
@@ -37,12 +39,30 @@ KINDS: dict[str, type[Recipe]] = {
 def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe by name (``quickstart``) or by path, with ``key=value`` changes.
 
+    One that a run saved in its own folder goes on there, unless its name is changed.
+
     Raises:
         UsageError: one sentence for whatever is wrong with it.
     """
     path = resources.find("recipe", str(name_or_path))
     data = validation.read_yaml_file(path, f"recipe {path.stem}")
-    return make_recipe(data, overrides, where=f"recipe {path.stem}")
+    recipe = make_recipe(data, overrides, where=f"recipe {path.stem}")
+    if recipe.name == data.get("name") and _is_of_its_run(path, data):
+        recipe.lies_in(path.parent)
+    return recipe
+
+
+def _is_of_its_run(path: Path, data: Mapping[str, Any]) -> bool:
+    """True for the ``recipe.yaml`` that a run saved, where it saved it: a copy elsewhere is none.
+
+    Nor is that of one request of a table: its pictures and attacks belong to the table.
+    """
+    folder = path.resolve().parent
+    if path.name != SAVED or "resolved" not in data or (folder.parent / SAVED).is_file():
+        return False
+    alone = all(other.name == SAVED for other in folder.iterdir())
+    marks = ("log.jsonl", "scores.json", f"*/{SAVED}")
+    return alone or any(any(folder.glob(mark)) for mark in marks)
 
 
 def make_recipe(data: Mapping[str, Any], overrides: Iterable[str] = (), where="recipe") -> Recipe:

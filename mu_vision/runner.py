@@ -40,7 +40,7 @@ def run(recipe: Recipe, folder: Path | str | None = None, announce: Announce = s
 
     Args:
         recipe: from ``load_recipe``.
-        folder: the run folder, ``runs/<name>`` by default.
+        folder: the run folder; by default ``runs/<name>``, or the one that the recipe was saved in.
         announce: called with one line at the beginning of each stage.
 
     Raises:
@@ -48,7 +48,7 @@ def run(recipe: Recipe, folder: Path | str | None = None, announce: Announce = s
         RunError: if a stage failed; finished stages are kept.
     """
     recipe.check()
-    folder = Path("runs") / recipe.name if folder is None else Path(folder)
+    folder = recipe.folder if folder is None else Path(folder)
     # the labs read their data once, look at it as check_inputs does, and then open the folder
     if isinstance(recipe, ForgetRecipe):
         from .lab import run_lab
