@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from .earlier import check_earlier
 from .errors import MissingFiles
 from .inputs import check_inputs, on_the_hub, sources
 from .recipe import (
@@ -78,6 +79,7 @@ def plan(recipe: Recipe, folder: Path | str | None = None) -> Plan:
     recipe.check()
     place = recipe.folder if folder is None else Path(folder)
     check_run_folder(place)
+    check_earlier(recipe, place, folder is not None)
     made = Plan(resolved(recipe), place)
     try:
         check_inputs(recipe)

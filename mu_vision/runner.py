@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import files
+from .earlier import check_earlier
 from .environment import environment
 from .inputs import check_inputs
 from .jobs import what_matters
@@ -48,8 +49,12 @@ def run(recipe: Recipe, folder: Path | str | None = None, announce: Announce = s
         RunError: if a stage failed; finished stages are kept.
     """
     recipe.check()
-    folder = recipe.folder if folder is None else Path(folder)
+    place, chosen = folder or recipe.folder, folder is not None
+    folder = Path(place)
     # the labs read their data once, look at it as check_inputs does, and then open the folder
+    if not isinstance(recipe, ForgetRecipe | GanRecipe):
+        check_inputs(recipe)
+    check_earlier(recipe, folder, chosen)
     if isinstance(recipe, ForgetRecipe):
         from .lab import run_lab
 
@@ -58,7 +63,6 @@ def run(recipe: Recipe, folder: Path | str | None = None, announce: Announce = s
         from .gan_lab import run_gan_lab
 
         return run_gan_lab(recipe, folder, announce)
-    check_inputs(recipe)
     open_run(folder)
     if isinstance(recipe, TableRecipe):
         from .tables import run_table
