@@ -270,7 +270,7 @@ def run(
 
     Args:
         recipe: a recipe, its name, or the path of its file.
-        folder: the run folder, ``runs/<name>`` by default.
+        folder: the run folder; by default ``runs/<name>``, or the one that the recipe was saved in.
         overrides: changes of the form ``"methods.esd.steps=50"``, for a name or path.
     """
     from .recipe import Recipe, load_recipe

@@ -104,6 +104,7 @@ def root(
         "mu-vision run quickstart request.name=mosaic methods.esd.steps=50 -o runs/mosaic",
         "mu-vision run minicanvas_baselines --dry-run",
         "mu-vision run my_recipe.yaml protocol.seeds=[188,288]",
+        "mu-vision run runs/mosaic/recipe.yaml",
     )
 )
 def run(
@@ -117,7 +118,10 @@ def run(
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Carry out a recipe into runs/NAME; the same command again goes on where it stopped."""
+    """Carry out a recipe into runs/NAME; the same command again goes on where it stopped.
+
+    So does the recipe.yaml that a run saved, in the folder of that run.
+    """
     from . import console
     from .recipe import load_recipe
     from .runner import run as carry_out

@@ -18,6 +18,10 @@ class UsageError(MuVisionError):
     exit_code = 2
 
 
+class MissingFiles(UsageError):
+    """Files that have to be fetched by hand are not here."""
+
+
 class RunError(MuVisionError):
     """Something failed while the work was running (exit code 1)."""
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from . import files
 from .data.feedback import GanRequest, load_marks
-from .data.labelled import Splits, load_splits
+from .data.labelled import Splits, load_splits, named
 from .environment import environment
 from .errors import RunError
 from .evaluation.gan import GanBench, Look
@@ -31,7 +31,7 @@ from .recipe import GanRecipe
 from .recipes.gan import ADAPTED
 from .report.gan import RETRAINED
 from .runs import ORIGINAL, Announce, RunResult, write_recipe
-from .stages import Stages
+from .stages import Stages, open_run
 from .train.gan import kept_samples
 from .unlearn.gan.adaptation import AdaptingUnlearner
 from .unlearn.gan.extrapolation import extrapolated
@@ -43,18 +43,33 @@ COLUMNS = (
 SHOWN, WALKED = 16, 6
 
 
-def check_inputs(recipe: GanRecipe) -> None:
-    """Read what a recipe names, before anything is written.
+def read_inputs(recipe: GanRecipe) -> tuple[Gan, Splits]:
+    """The GAN and the real pictures that a recipe names, at the GAN's resolution.
+
+    All else that it names is looked at too, so a fault is found before anything is written.
 
     Raises:
-        UsageError: if a GAN or a file of marks is missing, or does not fit.
+        MissingFiles: if the data set has to be fetched first.
+        UsageError: if a GAN or a file of marks is missing, or does not fit; if the data set has no
+            such class; or if a judge cannot be built for it.
     """
     original = Gan.load(recipe.model)
+    original.name = recipe.model
     for group in recipe.groups.values():
         if group.retrained:
             Gan.load(group.retrained)
         if group.marks:
             load_marks(group.marks).check(original)
+    found, size = load_splits(recipe.data, recipe.root), original.config.size
+    for group in recipe.groups.values():
+        named(found.classes, group.target)
+    # judges learn at the GAN's resolution: pictures that were scaled twice are softer
+    splits = Splits(
+        found.name, kept_samples(found.train, (), size), kept_samples(found.test, (), size)
+    )
+    for which in ("oracle", "scorer"):
+        recipe.judge(which).untrained(splits)
+    return original, splits
 
 
 class GanLab:
@@ -62,16 +77,11 @@ class GanLab:
 
     def __init__(self, recipe: GanRecipe, folder: Path, announce: Announce):
         self.recipe, self.folder, self.stages = recipe, folder, Stages(folder, announce)
-        self.model = Gan.load(recipe.model)
-        self.model.name = recipe.model
-        found, size = load_splits(recipe.data, recipe.root), self.model.config.size
-        # judges learn at the GAN's resolution: pictures that were scaled twice are softer
-        self.splits = Splits(
-            found.name, kept_samples(found.train, (), size), kept_samples(found.test, (), size)
-        )
+        self.model, self.splits = read_inputs(recipe)
 
     def run(self) -> RunResult:
         recipe, folder = self.recipe, self.folder
+        open_run(folder)
         data = recipe.model_dump(mode="json", exclude={"resolved"}, exclude_none=True)
         write_recipe(folder, data, {"state": "begun"})
         self.oracle, self.scorer = self.judge("oracle"), self.judge("scorer")
@@ -306,4 +316,4 @@ def as_markdown(table: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-__all__ = ["COLUMNS", "RETRAINED", "GanLab", "check_inputs", "run_gan_lab"]
+__all__ = ["COLUMNS", "RETRAINED", "GanLab", "read_inputs", "run_gan_lab"]

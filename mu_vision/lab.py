@@ -15,14 +15,12 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
-from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from . import files
-from .data.samples import Splits
-from .data.selectors import ForgetRequest, Selector, in_turn, load_forget_set
+from .data.selectors import ForgetRequest, load_forget_set
 from .environment import environment
 from .errors import RunError
 from .evaluation import forgetting
@@ -34,7 +32,7 @@ from .recipes.forgetting import YARDSTICK
 from .runs import ORIGINAL, Announce, RunResult, write_recipe
 from .shadows import Shadows
 from .stages import Stages, fingerprint, open_run
-from .unlearn.samples import check_request, forget_in_turn
+from .unlearn.samples import forget_in_turn
 
 RATES = (
     "ua", "ra", "ta", "mia", "asr", "gap", "mia_gap", "js", "mia_entropy", "probe", "one_shot",
@@ -58,23 +56,12 @@ class Lab:
 
     def __init__(self, recipe: ForgetRecipe, folder: Path, announce: Announce):
         self.recipe, self.folder, self.stages = recipe, folder, Stages(folder, announce)
-        trainer = recipe.trainer(recipe.seed)
-        self.splits: Splits = trainer.splits()
-        if poison := recipe.backdoor():
-            self.splits = poison.apply(self.splits)
+        self.splits = recipe.splits()
         self.shadows = Shadows(self)
 
     def run(self) -> RunResult:
         recipe, folder = self.recipe, self.folder
-        # what needs no model first: a class that does not exist is found before anything is trained
-        requests = {
-            (seed, group): self.selected(chosen, seed, group)
-            for seed, group in product(recipe.seeds, recipe.groups)
-            if isinstance(chosen := recipe.forget_set(group, seed), Selector)
-        }
-        for (seed, group), request in requests.items():
-            for method in recipe.methods(group, seed).values():
-                check_request(method, request)
+        requests = recipe.requests(self.splits)
         open_run(folder)
         data = recipe.model_dump(mode="json", exclude={"resolved"}, exclude_none=True)
         write_recipe(folder, data, {"state": "begun"})
@@ -141,13 +128,6 @@ class Lab:
 
         self.stages.run(f"train-seed{seed}-{name}", inputs, work, [place])
         return self.model.load(place)
-
-    def selected(self, first: Selector, seed: int, group: str) -> ForgetRequest:
-        """The forget set of a group; with later requests, all of them together."""
-        later = self.recipe.later_sets(group)
-        # another seed for each: a second random set should not be the first one again
-        found = [s.select(self.splits, seed + 1000 * n) for n, s in enumerate([first, *later])]
-        return in_turn(*found) if later else found[0]
 
     def searched(self, seed: int, group: str, original: Classifier) -> ForgetRequest:
         """The forget set that a search finds on the original; kept as a file that others can load."""

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from .earlier import check_earlier
+from .errors import MissingFiles
+from .inputs import check_inputs, on_the_hub, sources
 from .recipe import (
     AuditRecipe,
     EraseRecipe,
@@ -74,9 +77,14 @@ def plan(recipe: Recipe, folder: Path | str | None = None) -> Plan:
         UsageError: for anything wrong with it that a run would refuse too.
     """
     recipe.check()
-    place = Path("runs") / recipe.name if folder is None else Path(folder)
+    place = recipe.folder if folder is None else Path(folder)
     check_run_folder(place)
+    check_earlier(recipe, place, folder is not None)
     made = Plan(resolved(recipe), place)
+    try:
+        check_inputs(recipe)
+    except MissingFiles as missing:
+        made.needs.append(str(missing))
     if isinstance(recipe, TrainRecipe):
         for name, job in recipe.jobs():
             _add_updates(made, f"train {name}", job)
@@ -92,9 +100,6 @@ def plan(recipe: Recipe, folder: Path | str | None = None) -> Plan:
             made.steps.append((f"U-LiRA: {recipe.lira.shadows} more originals", cost))
         return made
     if isinstance(recipe, GanRecipe):
-        from .gan_lab import check_inputs
-
-        check_inputs(recipe)
         for seed, group in product(recipe.seeds, recipe.groups):
             stage = recipe.stage_one(group, seed)
             for number in range(stage.models):
@@ -105,15 +110,14 @@ def plan(recipe: Recipe, folder: Path | str | None = None) -> Plan:
                 else:
                     _add_updates(made, f"seed {seed}, {group}: {label}", chosen)
         return made
+    made.needs += map(_from_the_hub, on_the_hub(recipe))
     protocol = recipe.protocol.resolve()
     if isinstance(recipe, EvaluateRecipe):
-        sources = [*([recipe.original] if recipe.original else []), *recipe.models.values()]
-        for source in sources:
+        for source in sources(recipe):
             if isinstance(recipe, AuditRecipe):
                 _add_attacks(made, source, protocol)
             else:
                 _add_pictures(made, source, protocol)
-        _look_for(made, sources, protocol)
         return made
     jobs = [job for _, job in recipe.jobs()] if isinstance(recipe, TableRecipe) else [recipe]
     _add_pictures(made, "original", protocol)
@@ -122,7 +126,6 @@ def plan(recipe: Recipe, folder: Path | str | None = None) -> Plan:
         for label, chosen in job.unlearners().items():
             _add_updates(made, f"{prefix}erase by {label}", chosen)
             _add_pictures(made, f"{prefix}{label}", protocol)
-    _look_for(made, [recipe.model], protocol)
     return made
 
 
@@ -176,19 +179,7 @@ def _add_attacks(made: Plan, stage: str, protocol: Protocol) -> None:
     made.steps.append((f"attack {stage}", f"{cases} of the concept, by {names}"))
 
 
-def _look_for(made: Plan, sources: Iterable[str], protocol: Protocol) -> None:
-    from .models.loading import locate
-
-    for source in sources:
-        place = locate(source)
-        if isinstance(place, str):
-            made.needs.append(_on_the_hub(place))
-    for file in protocol.files():
-        if not file.where.exists():
-            made.needs.append(f"{file.fetch or 'a file'} as {file.where} (fetch it by hand)")
-
-
-def _on_the_hub(name: str) -> str:
+def _from_the_hub(name: str) -> str:
     from huggingface_hub import try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache(name, "model_index.json"), str):

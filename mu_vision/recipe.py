@@ -9,6 +9,7 @@ what it draws out of a GAN; ``train`` runs trainers one after another. Any value
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -23,6 +24,7 @@ from .recipes.gan import GanRecipe
 from .recipes.training import TrainRecipe
 from .validation import validated
 
+SAVED = "recipe.yaml"  # in a run folder
 KINDS: dict[str, type[Recipe]] = {
     "erase": EraseRecipe,
     "table": TableRecipe,
@@ -37,16 +39,36 @@ KINDS: dict[str, type[Recipe]] = {
 def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe by name (``quickstart``) or by path, with ``key=value`` changes.
 
+    One that a run saved in its own folder goes on there, unless its name is changed.
+
     Raises:
         UsageError: one sentence for whatever is wrong with it.
     """
     path = resources.find("recipe", str(name_or_path))
     data = validation.read_yaml_file(path, f"recipe {path.stem}")
-    return make_recipe(data, overrides, where=f"recipe {path.stem}")
+    recipe = make_recipe(data, overrides, where=f"recipe {path.stem}")
+    if recipe.name == data.get("name") and _is_of_its_run(path, data):
+        recipe.lies_in(path.parent)
+    return recipe
+
+
+def _is_of_its_run(path: Path, data: Mapping[str, Any]) -> bool:
+    """True for the ``recipe.yaml`` that a run saved, where it saved it: a copy elsewhere is none.
+
+    Nor is that of one request of a table: its pictures and attacks belong to the table.
+    """
+    folder = path.resolve().parent
+    if path.name != SAVED or "resolved" not in data or (folder.parent / SAVED).is_file():
+        return False
+    alone = all(other.name == SAVED for other in folder.iterdir())
+    marks = ("log.jsonl", "scores.json", f"*/{SAVED}")
+    return alone or any(any(folder.glob(mark)) for mark in marks)
 
 
 def make_recipe(data: Mapping[str, Any], overrides: Iterable[str] = (), where="recipe") -> Recipe:
-    """A recipe from a dict; see ``load_recipe``."""
+    """A recipe from a dict; see ``load_recipe``. Without ``kind`` it is an erasure."""
+    if "kind" not in data:
+        _see_that_it_is_an_erasure(data, where)
     kind = data.get("kind", "erase")
     if kind not in KINDS:
         raise unknown("kind of recipe", str(kind), KINDS)
@@ -57,6 +79,35 @@ def make_recipe(data: Mapping[str, Any], overrides: Iterable[str] = (), where="r
     recipe = validated(cls, data, where)
     recipe.check()
     return recipe
+
+
+def _see_that_it_is_an_erasure(data: Mapping[str, Any], where: str) -> None:
+    """Say which kind is meant where keys are plainly not those of an erasure.
+
+    Raises:
+        UsageError: if there are keys that only other kinds have, at the top or in a group.
+    """
+    groups = data.get("groups")
+    inner = groups.values() if isinstance(groups, Mapping) else ()
+    used = {*data, *(key for group in inner if isinstance(group, Mapping) for key in group)}
+    strange = used - _vocabulary(EraseRecipe) - set(RequestSpec.model_fields)
+    found = {kind: strange & _vocabulary(cls) for kind, cls in KINDS.items()}
+    most = max(map(len, found.values()))
+    if not most:
+        return
+    kinds = [kind for kind, keys in found.items() if len(keys) == most]
+    keys = sorted(set().union(*(found[kind] for kind in kinds)))
+    shown, belongs = ", ".join(map(repr, keys)), "belong" if len(keys) > 1 else "belongs"
+    raise UsageError(
+        f"{where}: 'kind' is missing, and {shown} {belongs} to a recipe of kind"
+        f" {' or '.join(kinds)}; add the line `kind: {kinds[0]}`."
+    )
+
+
+def _vocabulary(cls: type[Recipe]) -> set[str]:
+    """The keys of a kind of recipe, with those of its groups."""
+    groups = validation.annotation_at(cls, ["groups", "any"])
+    return set(cls.model_fields) | set(getattr(groups, "model_fields", ()))
 
 
 def override(data: Mapping[str, Any], text: str, cls: type[BaseModel]) -> dict[str, Any]:

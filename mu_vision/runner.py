@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import files
+from .earlier import check_earlier
 from .environment import environment
+from .inputs import check_inputs
 from .jobs import what_matters
 from .recipe import ForgetRecipe, GanRecipe, Recipe, TrainRecipe
 from .recipes.concepts import AuditRecipe, EraseRecipe, EvaluateRecipe, TableRecipe
@@ -39,7 +41,7 @@ def run(recipe: Recipe, folder: Path | str | None = None, announce: Announce = s
 
     Args:
         recipe: from ``load_recipe``.
-        folder: the run folder, ``runs/<name>`` by default.
+        folder: the run folder; by default ``runs/<name>``, or the one that the recipe was saved in.
         announce: called with one line at the beginning of each stage.
 
     Raises:
@@ -47,21 +49,25 @@ def run(recipe: Recipe, folder: Path | str | None = None, announce: Announce = s
         RunError: if a stage failed; finished stages are kept.
     """
     recipe.check()
-    _check_inputs(recipe)
-    folder = Path("runs") / recipe.name if folder is None else Path(folder)
+    place, chosen = folder or recipe.folder, folder is not None
+    folder = Path(place)
+    # the labs read their data once, look at it as check_inputs does, and then open the folder
+    if not isinstance(recipe, ForgetRecipe | GanRecipe):
+        check_inputs(recipe)
+    check_earlier(recipe, folder, chosen)
     if isinstance(recipe, ForgetRecipe):
         from .lab import run_lab
 
-        return run_lab(recipe, folder, announce)  # which opens the folder once its data is there
+        return run_lab(recipe, folder, announce)
+    if isinstance(recipe, GanRecipe):
+        from .gan_lab import run_gan_lab
+
+        return run_gan_lab(recipe, folder, announce)
     open_run(folder)
     if isinstance(recipe, TableRecipe):
         from .tables import run_table
 
         return run_table(recipe, folder, announce)
-    if isinstance(recipe, GanRecipe):
-        from .gan_lab import run_gan_lab
-
-        return run_gan_lab(recipe, folder, announce)
     if isinstance(recipe, TrainRecipe):
         return _train(recipe, folder, announce)
     return Chain(recipe, folder, announce).run()
@@ -116,7 +122,6 @@ class Chain:
         if isinstance(self.recipe, EraseRecipe):
             unlearners = self.recipe.unlearners()
         self.write_recipe(unlearners)
-        self.check_judges()
         # the untouched model first: if it fails the protocol, no time is spent on erasing
         scorecards = {}
         if self.original:
@@ -206,16 +211,6 @@ class Chain:
         for old in (self.folder / "checkpoints").glob(f"{label}-????????????"):
             files.remove(old)
         return str(target)
-
-    def check_judges(self) -> None:
-        """Load the judges now: a missing file should not stop a run after hours of training."""
-        import torch
-
-        from .evaluation.evaluate import prepare
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        device = self.original.model.device if self.original else device
-        prepare(self.protocol, self.requests, device)
 
     def measure(self, label: str, model: Denoiser) -> Scorecard:
         """The scorecard of one model, with what attacks find if the protocol has any."""
@@ -331,36 +326,6 @@ class Chain:
             },
             "environment": environment(),
         }
-
-
-def _check_inputs(recipe: Recipe) -> None:
-    """Look at models and files before anything is written.
-
-    Raises:
-        UsageError: for the first that is missing or damaged.
-    """
-    from .models.loading import check_folder, locate
-
-    if isinstance(recipe, ForgetRecipe):
-        return
-    if isinstance(recipe, GanRecipe):
-        from .gan_lab import check_inputs
-
-        check_inputs(recipe)
-        return
-    if isinstance(recipe, TrainRecipe):
-        inputs = (getattr(job, key, None) for _, job in recipe.jobs() for key in ("model", "start"))
-        sources = [source for source in inputs if source]
-    elif isinstance(recipe, EvaluateRecipe):
-        sources = [*([recipe.original] if recipe.original else []), *recipe.models.values()]
-    else:
-        sources = [recipe.model]
-    if not isinstance(recipe, TrainRecipe):
-        recipe.protocol.resolve().check_files()
-    for source in sources:
-        place = locate(source)
-        if isinstance(place, Path):
-            check_folder(place)
 
 
 def resumable(chosen: Unlearner) -> Unlearner:

@@ -263,14 +263,14 @@ def test_debug_shows_the_traceback(job, monkeypatch):
 
 
 def test_what_nobody_foresaw_is_a_sentence_too(job, monkeypatch):
-    path, _, _ = job
+    path, folder, _ = job
     _write(job)
 
     def broken(*_, **__):
         raise ZeroDivisionError("division by zero\nsecond line")
 
     monkeypatch.setattr("mu_vision.runner.Chain.judge", broken)
-    sentence = fails("run", path, code=1)
+    sentence = fails("run", path, "-o", folder, code=1)
     assert "ZeroDivisionError: division by zero. This is a fault of the program" in sentence
 
 

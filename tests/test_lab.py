@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mu_vision import cli, lab
+from mu_vision.data.labelled import digits
 from mu_vision.errors import UsageError
 from mu_vision.plan import plan
 from mu_vision.recipe import load_recipe, make_recipe
@@ -357,6 +358,11 @@ def test_the_shipped_attack_says_what_it_will_cost():
     assert not any("U-LiRA" in step for step, _ in plan(load_recipe("lab_classifier")).steps)
 
 
+def threes_and_fives() -> list[int]:
+    y = digits().train.y
+    return [int((y == label).nonzero()[0]) for label in (3, 5)]
+
+
 def test_requests_one_after_the_other_stand_beside_retrain_of_all(tmp_path):
     first, second = {"kind": "class", "of": "3"}, {"kind": "class", "of": "5", "share": 0.5}
     groups = {"turn": {"forget": first, "then": [second], "methods": {"eu_k": {"epochs": 3}}}}
@@ -367,6 +373,19 @@ def test_requests_one_after_the_other_stand_beside_retrain_of_all(tmp_path):
     gold, ours = (line(found.table, "turn", m) for m in ("retrain", "eu_k"))
     assert 0.6 < gold["ua"] < 0.9  # half of class 5 was kept and is still known
     assert abs(ours["ua"] - gold["ua"]) < 0.2
+    fives = {"kind": "class", "of": "5"}
+    again = change(forget=first, then=[fives, {"kind": "class", "of": "3", "share": 0.5}])
+    with pytest.raises(
+        UsageError,
+        match=r"\(50 % of class 3\) was forgotten already, by request 1 \(class 3\): leave it out",
+    ):
+        run(make_recipe(again), tmp_path / "again")
+    both = change(forget=first, then=[fives, {"kind": "indices", "indices": threes_and_fives()}])
+    with pytest.raises(
+        UsageError, match=r"already, by request 1 \(class 3\) and request 2 \(class 5\): leave"
+    ):
+        run(make_recipe(both), tmp_path / "again")
+    assert not (tmp_path / "again").exists()
     with pytest.raises(UsageError, match="searched forget set cannot be followed"):
         make_recipe(change(forget={"search": "worst", "share": 0.1}, then=[second]))
     with pytest.raises(UsageError, match=r"groups.one.then.0: unknown key 'off'"):

@@ -329,3 +329,32 @@ def test_an_audit_needs_a_request_and_an_original():
         data = {name: value for name, value in AUDIT.items() if name != key}
         with pytest.raises(UsageError, match=f"'{key}' is missing"):
             make_recipe(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            {"model": {}, "groups": {"one": {"forget": {"kind": "class"}, "methods": {"ssd": {}}}}},
+            "'forget', 'groups' belong to a recipe of kind forget; add the line `kind: forget`",
+        ),
+        ({"dataset": "digits", "forget": {}, "methods": {}}, "'forget' .* of kind forget"),
+        ({"family": "regressor"}, "'family' belongs to a recipe of kind forget"),
+        ({"model": "x", "oracle": {}, "groups": {"a": {"target": "3"}}}, "of kind gan; add"),
+        ({"groups": {"a": {"kind": "style", "names": "all"}}}, "of kind table; add"),
+        ({"trainers": []}, "'trainers' belongs to a recipe of kind train"),
+        ({"models": {}, "targets": "x"}, "'models', 'targets' belong to a recipe of kind audit"),
+        ({"models": {}}, "of kind evaluate or audit; add the line `kind: evaluate`"),
+        # what an erasure has, or no kind has, is an erasure with that fault
+        ({"model": "x", "request": {}, "methods": {}}, "'request.kind' is missing"),
+        ({"requests": {}}, "'request' is missing|unknown key 'requests'. Did you mean 'request'"),
+    ],
+)
+def test_a_recipe_without_kind_says_which_kind_it_looks_like(data, said):
+    with pytest.raises(UsageError, match=rf"^recipe: .*{said}"):
+        make_recipe({"name": "a", **data})
+
+
+def test_a_recipe_without_kind_is_an_erasure():
+    data = {key: value for key, value in ERASE.items() if key != "kind"}
+    assert make_recipe(data) == make_recipe(ERASE)

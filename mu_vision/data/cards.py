@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .. import resources
-from ..errors import UsageError, unknown
+from ..errors import MissingFiles, UsageError, unknown
 from ..validation import read_yaml, validated
 
 
@@ -214,10 +214,10 @@ def load_card(name_or_path: str | Path) -> DatasetCard:
     return validated(DatasetCard, {**header, "body": parts[2].strip()}, where)
 
 
-def missing(name: str, root: Path | str, what: str) -> UsageError:
+def missing(name: str, root: Path | str, what: str) -> MissingFiles:
     """That a data set is not in a folder; its card says what to fetch and where to put it."""
     card = load_card(name)
-    return UsageError(f"{card.title} cannot be read from {root}: {what}. {card.fetch}")
+    return MissingFiles(f"{card.title} cannot be read from {root}: {what}. {card.fetch}")
 
 
 def _check_template(text: str, fields: set[str]) -> None:

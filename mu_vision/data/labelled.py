@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import UsageError, unknown
+from ..errors import MissingFiles, UsageError, unknown
 from .cards import load_card
 from .samples import Samples, Splits, read_splits
 
@@ -104,10 +104,10 @@ def minicanvas_cells(root: Path | None = None) -> Splits:
     return Splits("minicanvas_cells", part("generator", CELLS_TRAIN), part("test", CELLS_TEST))
 
 
-def _missing(name: str, root: Path, fault: str = "") -> UsageError:
+def _missing(name: str, root: Path, fault: str = "") -> MissingFiles:
     """That a data set is not there; its card says what to fetch and where to put it."""
     card = load_card(name)
-    return UsageError(f"{card.title} cannot be read from {root}{fault}. {card.fetch}")
+    return MissingFiles(f"{card.title} cannot be read from {root}{fault}. {card.fetch}")
 
 
 def _torchvision(name: str, kind: str) -> Callable[[Path], Splits]:

@@ -7,7 +7,7 @@ a value, is said by the kinds of samples: ``Labelled`` and ``Measured``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -112,6 +112,16 @@ class Splits:
         )
 
 
+def check_known(known: Collection[str], name: str) -> None:
+    """See that there is a data set of this name.
+
+    Raises:
+        UsageError: if not; the nearest name is suggested.
+    """
+    if name not in known:
+        raise unknown("data set", name, known)
+
+
 def read_splits(
     known: Mapping[str, Callable[[Path], Splits]], name: str, root: Path | str | None
 ) -> Splits:
@@ -120,6 +130,5 @@ def read_splits(
     Raises:
         UsageError: unknown name (the nearest is suggested), or what its reader raises.
     """
-    if name not in known:
-        raise unknown("data set", name, known)
+    check_known(known, name)
     return known[name](Path(root or Path("data") / name))

@@ -242,8 +242,12 @@ class ForgetRequest:
         labels = torch.tensor([test.classes.index(name) for name in self.whole])
         return tuple(torch.isin(test.y.cpu(), labels).nonzero().flatten().tolist())
 
-    def then(self, later: ForgetRequest) -> ForgetRequest:
+    def then(self, later: ForgetRequest, before: Sequence[ForgetRequest] = ()) -> ForgetRequest:
         """The later request for a model that has forgotten this one.
+
+        Args:
+            later: what is to be forgotten next.
+            before: the requests that came before this one, to name the one that took the samples.
 
         Raises:
             UsageError: if it is on another training set, or all of it was forgotten before.
@@ -251,6 +255,16 @@ class ForgetRequest:
         check_training_set(self.splits, later)
         gone = tuple(sorted({*self.rows, *self.gone}))
         rows = tuple(row for row in later.rows if row not in set(gone))
+        if not rows:
+            took = [
+                f"request {n} ({request.name})"
+                for n, request in enumerate([*before, self], 1)
+                if set(request.rows) & set(later.rows)
+            ]
+            raise UsageError(
+                f"The forget set ({later.name}) was forgotten already, by"
+                f" {' and '.join(took) or 'an earlier request'}: leave it out."
+            )
         return ForgetRequest(self.splits, rows, later.name, gone, like=later.like)
 
     def model_dump(self, mode: str = "json") -> dict[str, Any]:
@@ -279,7 +293,7 @@ def in_turn(first: ForgetRequest, *later: ForgetRequest) -> ForgetRequest:
     """
     parts = [first]
     for request in later:
-        parts.append(parts[-1].then(request))
+        parts.append(parts[-1].then(request, parts[:-1]))
     rows = sorted({row for part in parts for row in part.rows})
     name = ", then ".join(part.name for part in parts)
     like = like_any_of(parts)

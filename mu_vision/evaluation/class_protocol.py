@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from ..data.cards import DatasetCard, load_card
-from ..errors import UsageError, unknown
+from ..errors import MissingFiles, UsageError, unknown
 from ..validation import merged, validated
 from .protocol import ClipFile, Collapse, JudgeFile, LocalFile, Minimum, Strict, missing_files
 
@@ -119,7 +119,7 @@ class ClassProtocol(Strict):
             UsageError: one sentence that says what to fetch and where to put it.
         """
         if said := missing_files(self.name, self.files()):
-            raise UsageError(said[0])
+            raise MissingFiles(said[0])
 
     def check_names(self) -> None:
         """Look up every name that the protocol uses; see ``card``."""

@@ -10,7 +10,7 @@ it, CRA the object accuracy.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +48,15 @@ _SHELF_SIZE = 2
 
 def prepare(
     protocol: Protocol | PromptProtocol | ClassProtocol,
-    requests: Sequence[ConceptRequest] = (),
+    asked: Iterable[Sequence[ConceptRequest]] = (),
     device: Any = "cpu",
 ) -> None:
     """Load the judges of a protocol now: a missing file should not stop a run after hours.
+
+    Args:
+        protocol: what models will be measured by.
+        asked: the requests of each of these measurements.
+        device: where the judges run.
 
     Raises:
         UsageError: if a file is missing, or the requests do not fit the protocol.
@@ -65,12 +70,14 @@ def prepare(
     if isinstance(protocol, ClassProtocol):
         from .classes import check_class_requests, open_class_bench
 
-        check_class_requests(protocol, requests)
+        for requests in asked:
+            check_class_requests(protocol, requests)
         open_class_bench(protocol, device)
         return
     bench = open_bench(protocol, device)
     check_judges(bench)
-    check_requests(bench, requests)
+    for requests in asked:
+        check_requests(bench, requests)
 
 
 def evaluate(

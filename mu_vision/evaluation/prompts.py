@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ..errors import UsageError, unknown
+from ..errors import MissingFiles, UsageError, unknown
 from ..validation import merged, validated
 from .protocol import (
     ClipFile,
@@ -325,7 +325,7 @@ class PromptProtocol(Strict):
         if self.judge.kind == "nudenet" and find_spec("nudenet") is None:
             said = [*said, f"Its detector is the package nudenet: {INSTALL}."]
         if said:
-            raise UsageError(" ".join(said))
+            raise MissingFiles(" ".join(said))
         from .prompt_table import read_table
 
         for part in (self.prompts, self.captions):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validat
 
 from .. import resources
 from ..data.cards import DatasetCard, load_card
-from ..errors import UsageError, unknown
+from ..errors import MissingFiles, UsageError, unknown
 from ..metrics.rates import Grid
 from ..validation import merged, read_yaml_file, validated
 
@@ -280,7 +280,7 @@ class Protocol(Strict):
         """
         said = missing_files(self.name, self.files())
         if said:
-            raise UsageError(said[0])
+            raise MissingFiles(said[0])
 
     def check_names(self) -> None:
         """Look up every name that the protocol uses.

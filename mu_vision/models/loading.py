@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from .. import resources
-from ..errors import UsageError, unknown
+from ..errors import MissingFiles, UsageError, unknown
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 TEXT_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
@@ -44,6 +44,7 @@ def locate(name_or_path: str | Path) -> Path | str:
     """The folder that a name means; a string if it can only be the name of a model on the hub.
 
     Raises:
+        MissingFiles: if there is no such folder, and the name is none of a model on the hub.
         UsageError: for an unknown embedded model, a file in place of a folder, or a pickle.
     """
     name, path = str(name_or_path), Path(name_or_path)
@@ -67,7 +68,7 @@ def locate(name_or_path: str | Path) -> Path | str:
         ]
         raise unknown("embedded model", name, known)
     if isinstance(name_or_path, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UsageError(
+        raise MissingFiles(
             f"There is no model folder {name}. Give a diffusers folder, or minicanvas/sd for the"
             " embedded model."
         )

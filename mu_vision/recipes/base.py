@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from ..errors import UsageError
 from ..validation import validated
@@ -107,6 +108,16 @@ class Recipe(Strict):
     summary: str = ""
     seed: int = Field(0, ge=0)
     resolved: dict[str, Any] | None = None
+    _place: Path | None = PrivateAttr(None)
+
+    @property
+    def folder(self) -> Path:
+        """Where its run goes if nobody says where: ``runs/<name>``, or where it was saved by a run."""
+        return self._place or Path("runs") / self.name
+
+    def lies_in(self, folder: Path) -> None:
+        """Note the run folder in which a run saved it."""
+        self._place = folder
 
     def check(self) -> None:
         """Look up every name that the recipe uses.

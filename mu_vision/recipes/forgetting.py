@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeInt, field_validator
 
-from ..errors import UsageError, unknown
+from ..errors import UsageError
 from ..validation import validated
 from .base import Label, Recipe, Settings, Strict, blank_to_empty, unlearners
 
 if TYPE_CHECKING:
     from ..data.poison import Poison
-    from ..data.selectors import Selector
+    from ..data.samples import Splits
+    from ..data.selectors import ForgetRequest, Selector
     from ..evaluation.regression import Relearning
     from ..pruning import Pruning
     from ..selection import WorstCase
@@ -171,14 +173,52 @@ class ForgetRecipe(Recipe):
             return None
         return validated(Poison, {"seed": self.seed, **self.poison}, f"recipe {self.name}, poison")
 
+    def splits(self) -> Splits:
+        """The data set of the originals, with its backdoor if it is given one.
+
+        Raises:
+            MissingFiles: if it has to be fetched first.
+            UsageError: if it cannot be read, or given this backdoor.
+        """
+        splits, poison = self.trainer(self.seed).splits(), self.backdoor()
+        return poison.apply(splits) if poison else splits
+
+    def requests(self, splits: Splits) -> dict[tuple[int, str], ForgetRequest]:
+        """(seed, group) -> every forget set that can be known before anything is trained.
+
+        Raises:
+            UsageError: if the network cannot read the samples; if a class, a subject or a value does
+                not exist; if nothing or everything is to be forgotten; or if a method cannot do it.
+        """
+        from ..data.selectors import Selector
+        from ..unlearn.samples import check_request
+
+        self.trainer(self.seed).untrained(splits)
+        found = {}
+        for seed, group in product(self.seeds, self.groups):
+            first = self.forget_set(group, seed)
+            if isinstance(first, Selector):
+                request = self._selected([first, *self.later_sets(group)], splits, seed)
+                for method in self.methods(group, seed).values():
+                    check_request(method, request)
+                found[seed, group] = request
+        return found
+
+    def _selected(self, selectors: list[Selector], splits: Splits, seed: int) -> ForgetRequest:
+        """The request of selectors whose sets are forgotten one after the other."""
+        from ..data.selectors import in_turn
+
+        # another seed for each: a second random set should not be the first one again
+        found = [s.select(splits, seed + 1000 * n) for n, s in enumerate(selectors)]
+        return in_turn(*found) if len(found) > 1 else found[0]
+
     def check(self) -> None:
         from ..data.labelled import DATASETS as LABELLED
         from ..data.regression import DATASETS as MEASURED
+        from ..data.samples import check_known
 
-        trainer = self.trainer(self.seed)
         known = LABELLED if self.family == "classifier" else MEASURED
-        if trainer.data not in known:
-            raise unknown("data set", trainer.data, known)
+        check_known(known, self.trainer(self.seed).data)
         if not self.seeds:
             raise UsageError(f"Recipe {self.name} has no seed: give seeds=[0].")
         self._fits_family()

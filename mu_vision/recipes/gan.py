@@ -102,6 +102,10 @@ class GanRecipe(Recipe):
         return validated(LatentSearch, self.search, f"recipe {self.name}, search")
 
     def check(self) -> None:
+        from ..data.labelled import DATASETS
+        from ..data.samples import check_known
+
+        check_known(DATASETS, self.data)
         if not self.seeds:
             raise UsageError(f"Recipe {self.name} has no seed: give seeds=[0].")
         judges = [self.judge(which) for which in ("oracle", "scorer")]

@@ -22,7 +22,6 @@ HEADINGS = {
 }  # fmt: skip
 SHARES = ("negatives", "found", "balance", "moved")
 DECIMALS = {"fid": 1, "ret_fid": 1, "fid_ratio": 2, "path": 0, "r": 1, "seconds": 0}
-COLOURS = 7
 WITHIN = 1.5  # times the original's FID: what counts as kept
 LARGER = 3  # small pictures are enlarged by whole pixels
 
@@ -70,13 +69,14 @@ def cell(line: Mapping[str, Any], key: str) -> tuple[str, str]:
 def gan_context(data: GanData) -> dict[str, Any]:
     """Everything that the template needs, already worded."""
     scores, blocks = data.scores, []
+    colours = views.colours(line["method"] for line in scores["table"])
     for group, about in scores["groups"].items():
         lines = [line for line in scores["table"] if line["group"] == group]
         rows = [row for row in scores["rows"] if row["group"] == group]
         first = [row for row in rows if row["seed"] == scores["seeds"][0]]
         looks = {
-            line["method"]: {"title": title_of(line["method"]), "colour": k % COLOURS}
-            for k, line in enumerate(lines)
+            line["method"]: {"title": title_of(line["method"]), "colour": colours[line["method"]]}
+            for line in lines
         }
         shown = [key for key in HEADINGS if any(line.get(key) is not None for line in lines)]
         pictures = data.pictures.get(group, {})

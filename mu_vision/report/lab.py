@@ -45,13 +45,14 @@ class LabData:
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar in percent of the axis, with its whisker and where Retrain stands."""
+    """One bar in percent of the axis, with its whisker, its colour and where Retrain stands."""
 
     title: str
     text: str
     share: float
     low: float
     high: float
+    colour: int
     gold: float = 0.0
 
 
@@ -63,6 +64,7 @@ def write_lab(data: LabData, path: Path | str) -> Path:
 def lab_context(data: LabData) -> dict[str, Any]:
     """Everything that the template needs, already worded."""
     scores = data.scores
+    colours = views.colours((line["method"] for line in scores["table"]), {YARDSTICK: 2})
     blocks = []
     for group in dict.fromkeys(line["group"] for line in scores["table"]):
         lines = [line for line in scores["table"] if line["group"] == group]
@@ -73,11 +75,11 @@ def lab_context(data: LabData) -> dict[str, Any]:
                 "group": group,
                 "about": scores["requests"][group],
                 "rows": [_row(line, gold) for line in lines],
-                "bars": {key: _bars(lines, gold, key) for key in ("ua", "mia")},
-                "plot": _plot(lines, gold),
+                "bars": {key: _bars(lines, gold, key, colours) for key in ("ua", "mia")},
+                "plot": _plot(lines, gold, colours),
                 "failed": [row for row in rows if "failed" in row],
                 "unattacked": [row for row in rows if "lira_failed" in row],
-                "confidences": _histograms(scores["closer"][group]),
+                "confidences": _histograms(scores["closer"][group], colours),
                 "confusions": _confusions(lines, scores["closer"][group], scores["classes"]),
                 "relearned": _relearned(rows),
                 "best": _best(lines),
@@ -91,7 +93,7 @@ def lab_context(data: LabData) -> dict[str, Any]:
         "seeds": len(scores["seeds"]),
         "methods": len({line["method"] for line in scores["table"]} - {views.ORIGINAL, YARDSTICK}),
         "stay": STAY,
-        "across": _across(scores["table"], scores.get("axis")),
+        "across": _across(scores["table"], colours, scores.get("axis")),
     }
 
 
@@ -123,7 +125,12 @@ def _row(line: Mapping[str, Any], gold: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _bars(lines: Sequence[Mapping[str, Any]], gold: Mapping[str, Any], key: str) -> list[Bar]:
+def _bars(
+    lines: Sequence[Mapping[str, Any]],
+    gold: Mapping[str, Any],
+    key: str,
+    colours: Mapping[str, int],
+) -> list[Bar]:
     bars = []
     for line in lines:
         if line.get(key) is None:
@@ -131,24 +138,26 @@ def _bars(lines: Sequence[Mapping[str, Any]], gold: Mapping[str, Any], key: str)
         value, half = line[key], line.get(f"{key}_half") or 0.0
         low, high = max(0.0, value - half), min(1.0, value + half)
         title, text = views.title_of(line["method"]), f"{100 * value:.1f}"
-        bars.append(Bar(title, text, 100 * value, 100 * low, 100 * high, 100 * gold[key]))
+        colour = colours[line["method"]]
+        bars.append(Bar(title, text, 100 * value, 100 * low, 100 * high, colour, 100 * gold[key]))
     return bars
 
 
-def _plot(lines: Sequence[Mapping[str, Any]], gold: Mapping[str, Any]) -> Plot:
+def _plot(
+    lines: Sequence[Mapping[str, Any]], gold: Mapping[str, Any], colours: Mapping[str, int]
+) -> Plot:
     points = []
     for line in lines:
         if line.get("ua") is None:
             continue
         apart = (abs(line["ua"] - gold["ua"]) + abs(line["mia"] - gold["mia"])) / 2
         kind = "original" if line["method"] == views.ORIGINAL else "ours"
-        colour = {views.ORIGINAL: 0, YARDSTICK: 2}.get(line["method"], 1)
-        kept = (line["ra"] + line["ta"]) / 2
-        points.append(Point(views.title_of(line["method"]), 1 - apart, kept, kind, colour))
+        kept, title = (line["ra"] + line["ta"]) / 2, views.title_of(line["method"])
+        points.append(Point(title, 1 - apart, kept, kind, colours[line["method"]]))
     return tradeoff(points, ALIKE, USEFUL)
 
 
-def _histograms(closer: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _histograms(closer: Mapping[str, Any], colours: Mapping[str, int]) -> list[dict[str, Any]]:
     found = []
     for label, about in closer.items():
         rows = about["confidences"]
@@ -161,7 +170,8 @@ def _histograms(closer: Mapping[str, Any]) -> list[dict[str, Any]]:
                 for k, height in enumerate(heights)
             ]
         width = round(200 / max(len(next(iter(rows.values()))), 1) - 1, 2)
-        found.append({"title": views.title_of(label), "shapes": shapes, "width": width})
+        look = {"title": views.title_of(label), "colour": colours[label]}
+        found.append({**look, "shapes": shapes, "width": width})
     return found
 
 
@@ -185,12 +195,15 @@ def _confusions(
 
 
 def _across(
-    table: Sequence[Mapping[str, Any]], axis: Mapping[str, Any] | None = None
+    table: Sequence[Mapping[str, Any]],
+    colours: Mapping[str, int],
+    axis: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
     """UA and average gap of every method in every group, as a table and drawn; None with one group.
 
     Args:
         table: lines of the summary.
+        colours: of the methods.
         axis: the number in which the groups differ, if it is one (``ForgetRecipe.axis``).
     """
     groups = list(dict.fromkeys(line["group"] for line in table))
@@ -216,12 +229,12 @@ def _across(
         rows.append({"title": views.title_of(method), "gold": method == YARDSTICK, "cells": cells})
     across: dict[str, Any] = {"groups": groups, "rows": rows}
     if axis:
-        return {**across, "lines": {"name": axis["name"], "plots": _against(table, axis)}}
+        return {**across, "lines": {"name": axis["name"], "plots": _against(table, colours, axis)}}
     return {**across, "lines": None, "bars": _side_by_side(found, groups)}
 
 
 def _against(
-    table: Sequence[Mapping[str, Any]], axis: Mapping[str, Any]
+    table: Sequence[Mapping[str, Any]], colours: Mapping[str, int], axis: Mapping[str, Any]
 ) -> list[tuple[str, LinePlot]]:
     """Gaps to Retrain over the axis, a line a method with its intervals as a band."""
     places = axis["places"]
@@ -231,23 +244,24 @@ def _against(
     def said(share: float, place: float) -> str:
         return f"{100 * share:.1f} points at {place:g} % {axis['name']}"
 
-    def curve(number: int, method: str, key: str) -> Curve | None:
+    def curve(method: str, key: str) -> Curve | None:
         known = [x for x in ordered if x["method"] == method and x.get(key) is not None]
         halves = [line[f"{key}_half"] for line in known]
-        # the original is grey; after six colours they come again, dashed
-        colour = 0 if method == views.ORIGINAL else (number - 1) % 6 + 1
         if not known:
             return None
+        # when all colours are used up they come again, dashed
+        before = methods[: methods.index(method)]
+        dashed = colours[method] in (colours[other] for other in before)
         return Curve(
             views.title_of(method),
             [round(100 * places[line["group"]], 2) for line in known],
-            [line[key] for line in known], colour, number > 6,
+            [line[key] for line in known], colours[method], dashed,
             None if None in halves else halves,
         )  # fmt: skip
 
     plots = []
     for key, heading in (("gap", "Average gap"), ("mia_gap", "Gap of MIA")):
-        lines = [found for n, m in enumerate(methods) if (found := curve(n, m, key))]
+        lines = [found for method in methods if (found := curve(method, key))]
         if lines:
             highest = max(value for line in lines for value in line.shares)
             # four whole numbers on the axis
@@ -259,7 +273,10 @@ def _against(
 def _side_by_side(
     found: Mapping[tuple[str, str], Mapping[str, Any]], groups: Sequence[str]
 ) -> list[tuple[str, list[dict[str, Any]], str]]:
-    """Average gap, and UA, of every method in every group, as bars: heading, rows, end of the axis."""
+    """Average gap, and UA, of every method in every group: heading, rows of bars, end of the axis.
+
+    A bar has the colour of its group, whatever groups a method is not in.
+    """
     drawn = []
     for key, heading in (("gap", "Average gap, points"), ("ua", "UA, %")):
         methods = list(dict.fromkeys(method for _, method in found))
@@ -270,15 +287,16 @@ def _side_by_side(
         rows = []
         for method in methods:
             bars: list[Bar | None] = []
-            for group in groups:
+            for number, group in enumerate(groups):
                 line = found.get((group, method), {})
                 if line.get(key) is None:
                     bars.append(None)
                     continue
                 half = line.get(f"{key}_half") or 0.0
                 low, high = (_share(line[key] + sign * half, top) for sign in (-1, 1))
-                text = f"{100 * line[key]:.1f}"
-                bars.append(Bar(group.replace("_", " "), text, _share(line[key], top), low, high))
+                title, text = group.replace("_", " "), f"{100 * line[key]:.1f}"
+                share, colour = _share(line[key], top), number % 6 + 1
+                bars.append(Bar(title, text, share, low, high, colour))
             rows.append({"title": views.title_of(method), "bars": bars})
         drawn.append((heading, rows, f"{100 * top:.0f}"))
     return drawn

@@ -22,7 +22,7 @@ def table_context(data: TableData) -> dict[str, Any]:
     """Rows by kind with their means, the headline, and the trade-off plot of each kind."""
     rows = [_completed(row) for row in data.rows]
     methods = [m for m in dict.fromkeys(r["method"] for r in rows) if m != views.ORIGINAL]
-    colours = {views.ORIGINAL: 0} | {method: k % 6 + 1 for k, method in enumerate(methods)}
+    colours = views.colours(methods)
     blocks = []
     for kind in dict.fromkeys(row["kind"] for row in rows):
         mine = [row for row in rows if row["kind"] == kind]

@@ -109,10 +109,23 @@ class ModelView:
         return self.values[name].value if name in self.values else None
 
 
+def colours(names: Iterable[str], own: Mapping[str, int] | None = None) -> dict[str, int]:
+    """A number of the style sheet's colours for each model, one and the same on the whole page.
+
+    Args:
+        names: all models of the page; after six the colours come again.
+        own: colours that no other model has, besides the original's grey.
+    """
+    fixed = {ORIGINAL: 0} | dict(own or {})
+    free = [number for number in range(1, 7) if number not in fixed.values()]
+    others = [name for name in dict.fromkeys(names) if name not in fixed]
+    return fixed | {name: free[k % len(free)] for k, name in enumerate(others)}
+
+
 def model_views(data: ReportData) -> list[ModelView]:
     """One view a scorecard, the original first."""
     keys = sorted(data.scorecards, key=lambda key: key != ORIGINAL)
-    edited = [key for key in keys if key != ORIGINAL]
+    painted = colours(keys)
     base, views = data.answers.get(ORIGINAL), []
     for key in keys:
         card, answers = data.scorecards[key], data.answers.get(key)
@@ -127,7 +140,7 @@ def model_views(data: ReportData) -> list[ModelView]:
             ModelView(
                 key,
                 title_of(key),
-                0 if key == ORIGINAL else edited.index(key) % 6 + 1,
+                painted[key],
                 {name: value_of(metric) for name, metric in card["metrics"].items()},
                 [str(text) for text in card.get("warnings", ()) if text not in apart],
                 cells_of(card),

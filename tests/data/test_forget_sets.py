@@ -142,8 +142,13 @@ def test_several_classes_that_are_forgotten_whole_all_leave_the_test_set():
 
 def test_a_later_request_for_nothing_new_or_on_other_samples_is_refused():
     first = forget_rows(FEW, range(10))
-    with pytest.raises(UsageError, match=r"The forget set \(given samples\) is empty"):
-        first.then(forget_rows(FEW, range(4)))
+    with pytest.raises(
+        UsageError,
+        match=r"The forget set \(four\) was forgotten already, by request 1 \(given samples\): leave",
+    ):
+        first.then(forget_rows(FEW, range(4), "four"))
+    with pytest.raises(UsageError, match="was forgotten already, by an earlier request: leave it"):
+        ForgetRequest(FEW, (9,), gone=(1, 2)).then(forget_rows(FEW, (1,)))
     with pytest.raises(UsageError, match=r"Sample 3 was forgotten before; leave it out"):
         ForgetRequest(FEW, (3, 4), gone=(2, 3))
     with pytest.raises(UsageError, match=r"is the whole training set: nothing is left to keep"):

@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_said_in_a_sentence():
     with pytest.raises(UsageError, match="judges objects; evaluate the style 'neon'"):
         evaluate(model, protocol(), request("style", "neon"), model)
     with pytest.raises(UsageError, match="There is no class in the protocol test 'cat'"):
-        prepare(protocol(classes=("boat", "tree")), (request("object", "cat"),))
+        prepare(protocol(classes=("boat", "tree")), [(request("object", "cat"),)])
     with pytest.raises(UsageError, match="forget everything that the protocol draws"):
         two = (request("object", "cat"), request("object", "boat"))
         evaluate(model, protocol(classes=("boat", "cat")), two, model)

@@ -2,19 +2,17 @@ from __future__ import annotations
 
 import base64
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from io import BytesIO
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, browse
 from fakes import REQUEST, answers, attacked_data, data, table
 from PIL import Image
 
 from mu_vision.report.build import write_report, write_table
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 EVIL = '<script>alert("x")</script>&\'"'
 
 
@@ -177,11 +175,6 @@ FRAMES = """<body style="margin:0"><script>
 addEventListener("message", m => { document.body.dataset["w" + m.data.split("|")[0]] = m.data; });
 </script><iframe src="report.html" style="border:0;width:390px;height:1400px"></iframe><iframe
 src="report.html" style="border:0;width:1280px;height:1400px"></iframe></body>"""
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--hide-scrollbars", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--virtual-time-budget=4000", "--window-size=1680,1400",
-)  # fmt: skip
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -193,22 +186,15 @@ def test_it_draws_in_a_browser_and_fits_a_phone(write, content, theme, tmp_path)
     path = write(content(), tmp_path / "report.html")
     text = path.read_text(encoding="utf-8").replace("</body>", PROBE)
     path.write_text(text.replace('lang="en"', f'lang="en" data-theme="{theme}"', 1), "utf-8")
-    (tmp_path / "frames.html").write_text(FRAMES)
-    dom = browse(tmp_path, "--dump-dom").stdout
+    frames = tmp_path / "frames.html"
+    frames.write_text(FRAMES)
+    dom = browse(frames, "--dump-dom").stdout
     for width in (390, 1280):
         inner, needed, broken, shade = re.search(rf'data-w{width}="([^"]*)"', dom)[1].split("|")
         assert int(inner) == width and int(needed) <= width
         assert broken == "0"
         dark = sum(map(int, re.findall(r"\d+", shade)[:3])) < 200
         assert dark == (theme == "dark")
-    browse(tmp_path, f"--screenshot={tmp_path / 'shot.png'}")
+    browse(frames, f"--screenshot={tmp_path / 'shot.png'}")
     shot = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB"))
     assert (shot[:, :1670].mean() < 90) == (theme == "dark") and shot.std() > 10
-
-
-def browse(folder, action):
-    """Open ``frames.html`` in a browser with a profile of its own."""
-    place = [f"--user-data-dir={folder / 'profile'}", (folder / "frames.html").as_uri()]
-    return subprocess.run(
-        [CHROMIUM, *FLAGS, action, *place], capture_output=True, text=True, timeout=120, check=True
-    )
