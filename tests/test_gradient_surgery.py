@@ -92,6 +92,81 @@ def test_each_tensor_by_itself_is_another_rule_and_also_spares_the_protected_los
         assert p @ a == pytest.approx(float(p @ p), rel=1e-4)
 
 
+def test_the_rule_by_tensor_depends_on_how_tensors_are_cut_and_the_global_one_does_not():
+    """Keys and values fused into one matrix, say."""
+    whole = torch.nn.Parameter(torch.zeros(25))
+    rows = draw(2, 3, conflicting=True)
+    for scope, equal in (("global", True), ("tensor", False)):
+        fused = Gradients([whole], 2)
+        fused.rows = rows.clone()
+        joint, _ = fused.combine(Surgery(scope=scope))
+        assert close(joint, combined(rows, scope=scope)) == equal
+
+
+def grams(rows: torch.Tensor) -> torch.Tensor:
+    """Inner products [K, n, n] of rows [K, n, d]: K trials at once."""
+    return rows @ rows.mT
+
+
+def test_more_than_two_gradients_may_still_conflict_with_their_sum():
+    """Symmetric surgery promises nothing for n > 2: 13 % of such trials, says the source."""
+    rows = seeding.noise((2000, 4, 5), "surgery-test", "four").double()
+    w = weights(grams(rows), Surgery(mode="pcgrad"), [range(4)] * 4)
+    total = torch.einsum("kn,knd->kd", w, rows)
+    share = (torch.einsum("kd,knd->kn", total, rows) < -1e-9).any(1).float().mean()
+    assert 0.05 < share < 0.25
+
+
+def test_surgery_of_each_micro_batch_is_another_rule_that_leaves_conflicts():
+    """Why gradients are accumulated first: two micro-batches in ten dimensions."""
+    rows = seeding.noise((2, 2000, 2, 10), "surgery-test", "micro").double()
+    mean = rows.mean(0)
+    parts = [torch.einsum("kn,knd->kd", weights(grams(part), Surgery()), part) for part in rows]
+    first = (sum(parts) / 2 * mean[:, 1]).sum(1)
+    after = (torch.einsum("kn,knd->kd", weights(grams(mean), Surgery()), mean) * mean[:, 1]).sum(1)
+    assert (after > -1e-9).all() and (first < -1e-9).float().mean() > 0.1
+
+
+def test_an_adaptive_step_may_climb_what_was_protected():
+    """So invariants hold for gradients, not for what Adam makes of them: 47 %, says the source."""
+    rows = seeding.noise((4000, 2, 20), "surgery-test", "adaptive").double()
+    gram = grams(rows)
+    rows, gram = (part[gram[:, 0, 1] < 0] for part in (rows, gram))
+    p = torch.einsum("kn,knd->kd", weights(gram, Surgery()), rows)
+    scale = 0.01 + torch.rand(len(p), 20, generator=seeding.generator("scale")).double()
+    climbs = ((p / scale * rows[:, 1]).sum(1) < 0).float().mean()
+    assert (p * rows[:, 1]).sum(1).min() > -1e-9
+    assert 0.4 < climbs < 0.55
+
+
+def test_of_two_quadratics_the_protected_one_hardly_rises_and_the_end_is_on_the_line_between():
+    """L_a = |w - x|^2 / 2 descends and L_b = |w - y|^2 / 2 is protected.
+
+    A step along the circle around y raises L_b by step^2 |a'|^2 / 2 at most, and nothing is left to
+    do where a = -s b: on the segment from x to y. A plain descent of L_a arrives at x.
+    """
+    x, y, step = torch.tensor([4.0, 0.0]), torch.zeros(2), 0.05
+    ends = {}
+    for mode in ("protect", "plain"):
+        w = torch.tensor([0.5, 1.5])
+        before = start = (w - y).square().sum() / 2
+        for _ in range(600):
+            rows = torch.stack([w - x, w - y])
+            both = weights(grams(rows[None]), Surgery())[0] @ rows
+            taken = both if mode == "protect" else rows[0]
+            w = w - step * taken
+            now = (w - y).square().sum() / 2
+            if mode == "protect":
+                assert now <= before + step**2 * taken.square().sum() / 2 + 1e-6
+            before = now
+        ends[mode] = w
+    w = ends["protect"]
+    assert torch.cosine_similarity(w - x, w - y, 0) == pytest.approx(-1, abs=1e-4)
+    assert before == pytest.approx(float((x - y).square().sum() / 2), rel=1e-3)
+    assert (w - y).square().sum() / 2 < 1.2 * start
+    assert torch.allclose(ends["plain"], x, atol=1e-4)
+
+
 def test_dots_that_only_one_tensor_disturbs():
     """Published dots: the global rule does nothing (+5.9), the rule by tensor gives 19.1."""
     dots = torch.tensor([6.2, 1.2, 6.0, 2.1, -13.2, 3.7])

@@ -26,6 +26,25 @@ def gaussian_eps(x_t, mean, spread, abar):
     return b * (x_t - a * mean) / (a**2 * spread**2 + b**2)
 
 
+def test_no_network_denoises_a_gaussian_better_than_the_exact_prediction():
+    """The oracle of the others here: E|eps - e|^2 = n a^2 s^2 / V, the least there is."""
+    mean, spread, n = 1.5, 0.7, 3
+    abar = torch.full((200_000,), 0.3, dtype=torch.float64)
+    with seeding.seeded("optimum"):
+        x0, e = mean + spread * rows(len(abar), n), rows(len(abar), n)
+    x_t = maths.add_noise(x0, e, abar)
+
+    def error(prediction: torch.Tensor) -> float:
+        return (prediction - e).square().sum(1).mean().item()
+
+    exact = gaussian_eps(x_t, mean, spread, abar)
+    least = n * 0.3 * spread**2 / (0.3 * spread**2 + 0.7)
+    assert error(exact) == pytest.approx(least, rel=0.01)
+    others = (1.05 * exact, 0.95 * exact, exact + 0.1, gaussian_eps(x_t, mean, 0.8, abar))
+    for other in others:
+        assert error(other) > error(exact)
+
+
 def omega_of(eps_phi, e, abar):
     return (maths.sigmas(abar) * (e - eps_phi).abs().flatten(1).mean(1)).clamp_min(1e-5).detach()
 

@@ -78,6 +78,17 @@ def test_guidance_is_the_same_in_every_space(xs):
         assert torch.allclose(back(x, same, abar), mixed, atol=1e-5)
 
 
-def test_anchor_values_of_the_noise_level():
-    assert maths.sigmas(LINEAR.alphas_cumprod)[440] == pytest.approx(2.50233, abs=1e-4)
-    assert maths.sigmas(SD.alphas_cumprod)[625] == pytest.approx(2.50171, abs=1e-4)
+@pytest.mark.parametrize(
+    ("scheduler", "levels"),
+    [
+        (LINEAR, {0: 0.01, 20: 0.0794, 38: 0.13726, 250: 0.95803, 440: 2.50233, 500: 3.44297,
+                  625: 7.23254, 711: 13.0128, 979: 128.86, 999: 157.407}),
+        (SD, {0: 0.02917, 20: 0.13799, 250: 0.6958, 500: 1.61828, 625: 2.50171, 979: 12.9663,
+              999: 14.6146}),
+    ],
+)  # fmt: skip
+def test_anchor_values_of_the_noise_level(scheduler, levels):
+    sigma = maths.sigmas(scheduler.alphas_cumprod)
+    assert (sigma.diff() > 0).all()
+    for t, value in levels.items():
+        assert sigma[t] == pytest.approx(value, rel=1e-3)

@@ -10,6 +10,7 @@ from mu_vision import seeding
 from mu_vision.errors import UsageError
 from mu_vision.models.diffusion import DiffusionModel
 from mu_vision.request import ConceptRequest, concept_request
+from mu_vision.unlearn.diffusion import concept_ablation, resizing
 from mu_vision.unlearn.diffusion.concept_ablation import (
     ConceptAblation,
     ConceptAblationObjective,
@@ -21,6 +22,7 @@ NEON = ConceptRequest(
     kind="style", name="neon", anchor="photo style", prompts=("neon style", "a cat in neon style"),
     anchors=("photo style", "a cat in photo style"), plain=1, keep=("a cat", "mosaic"),
 )  # fmt: skip
+CAT = ConceptRequest(kind="object", name="cat", prompts=("cat", "a cat"), anchors=("dog", "a dog"))
 TRIAL = {"steps": 3, "lr": 1e-3, "batch": 4, "pictures": 4, "sampler_steps": 2}
 
 
@@ -206,3 +208,75 @@ def test_a_velocity_network_is_compared_in_noise(tmp_path):
 def test_several_sorts_of_concepts(sd, requests):
     done = ConceptAblation(**TRIAL, reg="on", precision="bf16").unlearn(sd, requests)
     assert {p.dtype for p in done.model.named_parameters().values()} == {torch.float32}
+
+
+# Pictures at other sizes ---------------------------------------------------------------------
+
+
+def test_pictures_are_resized_where_only_objects_are_erased(sd):
+    assert objective(sd, (CAT,)).resized and not objective(sd, (NEON,)).resized
+    assert not objective(sd, (CAT, NEON)).resized
+    assert not objective(sd, (CAT,), augment="off").resized
+    assert objective(sd, (NEON,), augment="on").resized
+
+
+@pytest.mark.parametrize("told", ["none", "concept", "both"])
+def test_prompts_say_how_large_a_resized_picture_is(sd, told, monkeypatch):
+    made = objective(sd, (CAT,), size_words=told)
+    seen, plain = [], resizing.Resizing.draw
+
+    def draw(*parts):
+        seen.append(plain(*parts))
+        return seen[-1]
+
+    monkeypatch.setattr(concept_ablation.Resizing, "draw", draw)
+    with seeding.seeded("test"):
+        state = made._noised(100)
+    words = torch.cat([part.words for part in seen]).tolist()
+    assert set(words) == {-1, 0, 1, 2, 3}
+    assert torch.equal(state["mask"], torch.cat([part.mask(8) for part in seen]))
+    for row, word in enumerate(words):
+        text = "" if word < 0 else resizing.WORDS[word]
+        which = int(state["which"][row])
+        sides = (("c*", CAT.prompts, told != "none"), ("c", CAT.anchors, told == "both"))
+        for side, prompts, worded in sides:
+            found = made.prompts[int(state[side][row])]
+            assert found == (text if worded else "") + prompts[which]
+
+
+@pytest.mark.parametrize("teacher", ["self", "frozen"])
+def test_the_loss_of_resized_pictures_counts_within_them_alone(sd, teacher):
+    made = objective(sd, (CAT,), teacher=teacher, states=8)
+    with seeding.seeded("test", 0):
+        state = made._states()
+    outside = state["mask"] == 0
+    assert outside.any() and (state["mask"] == 1).any()
+    texts = [[made.prompts[i] for i in state[side].tolist()] for side in ("c*", "c")]
+    eps = [sd.predict_noise(state["x"], state["t"], sd.encode_prompt(text)) for text in texts]
+    square = (eps[0] - eps[1]).square()
+    expected = sum(row[:, m[0] == 1].mean() for row, m in zip(square, state["mask"])) / len(square)
+    assert losses(made)["ablation_loss"].item() == pytest.approx(expected.item(), rel=1e-3)
+    y = torch.where(outside, state["y"] + 5, state["y"])
+    made._states = lambda: {**state, "y": y}
+    assert losses(made)["ablation_loss"].item() == pytest.approx(expected.item(), rel=1e-3)
+    made._states = lambda: {**state, "y": state["y"] + 5}
+    assert losses(made)["ablation_loss"] > 1
+
+
+def test_a_prompt_without_room_for_the_words_of_its_size_is_refused(sd):
+    long = ConceptRequest(kind="object", name="cat", prompts=("cat" * 14,), anchor="dog")
+    with pytest.raises(UsageError, match=r"With the words of its size, 'a far away catcat"):
+        objective(sd, (long,))
+    objective(sd, (long,), size_words="none")
+    objective(sd, (long,), augment="off")
+
+
+def test_a_model_of_labels_forgets_from_resized_pictures_too(label_model):
+    cat = ConceptRequest(kind="object", name="cat", prompts=("cat",), anchor="boat")
+    done = ConceptAblation(**TRIAL, variant="full", reg="on").unlearn(label_model, cat)
+    assert done.report["changed_tensors"] > 0
+    made = objective(label_model, (cat,), variant="full")
+    assert made.resized
+    state = made._noised(40)
+    assert made.texts[state["c*"]].ids.tolist() == [1] * 40
+    assert made.texts[state["c"]].ids.tolist() == [2] * 40

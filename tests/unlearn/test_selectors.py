@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
+import torch
+from diffusers import UNet2DConditionModel
 
 from mu_vision.unlearn.diffusion.esd import ESD
 from mu_vision.unlearn.diffusion.selectors import Variant, select
@@ -35,6 +38,17 @@ def test_uce_edits_keys_and_values_of_cross_attention(which, request):
     model = request.getfixturevalue(which)
     expected = [name for name, variants in golden(which).items() if "x-strict" in variants]
     assert UCE().trained(model) == expected
+
+
+def test_stable_diffusion_1_has_32_keys_and_values():
+    """Published: 16 layers of cross-attention, 19,169,280 parameters."""
+    with torch.device("meta"):
+        network = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
+    tensors = {f"unet.{name}": p for name, p in network.named_parameters()}
+    names = select(SimpleNamespace(named_parameters=lambda: tensors, name="sd"), "x-strict")
+    assert len(names) == 32
+    assert sum(tensors[name].numel() for name in names) == 19_169_280
+    assert {tensors[name].shape[1] for name in names} == {768}
 
 
 def test_variants_of_the_paper_partition_the_unet(sd):

@@ -8,6 +8,9 @@ c* is a prompt of the concept, c its anchor, z the latent of a picture that the 
 The target comes from the network as it is now, without a gradient (sg), or from the frozen original
 (teacher: frozen). The regulariser is the ordinary diffusion loss on anchor pictures under their own
 prompts; it is needed where the name of the concept holds the anchor ("grumpy cat" and "cat").
+
+Pictures of objects are shown at other sizes (``resizing.py``): the mean is then over the part of the
+canvas that holds the picture, and c* says how large it is ("a far away ...", "close up ...").
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from ...request import ConceptRequest
 from ..base import Erasure, GradientUnlearner
 from ..saliency import restore
 from .pictures import Pictures, predicted, rewritings, some
+from .resizing import WORDS, Resizing, check, masked_mean
 from .selectors import select, select_embedding
 from .start_token import start_token_detached
 
@@ -47,12 +51,15 @@ class ConceptAblation(GradientUnlearner):
         deviations=(
             "Prompts and anchors are the request's; no captions are fetched or written by a model.",
             "Pictures are drawn by DDIM without noise (eta 0) and kept as latents.",
-            "Objects are not resized and pasted into a black canvas, so the loss has no mask; it is"
-            " a plain mean (the published sum is a multiple of it by the number of channels).",
+            "The masked loss is a plain mean (the published sum is a multiple of it by the number of"
+            " channels).",
+            "The picture of the regulariser is not resized. Latents of resized pictures are the"
+            " posterior's mean, and show three latent cells or more.",
             "Networks that predict velocity are compared in noise.",
             "The regulariser is on by itself where an anchor is part of the concept's name.",
         ),
-        cost="1 target and 1 student pass a step, and `pictures` pictures drawn once",
+        cost="1 target and 1 student pass a step, and `pictures` pictures drawn once; resized ones"
+        " are kept as pixels and encoded a batch a step",
     )
     trial: ClassVar[dict[str, Any]] = {
         "steps": 2, "lr": 1e-3, "batch": 2, "pictures": 3, "sampler_steps": 2,
@@ -85,6 +92,13 @@ class ConceptAblation(GradientUnlearner):
     texts: Literal["all", "names", "captions"] = Field(
         "all", description="which of the request's prompts to ablate"
     )
+    augment: Literal["auto", "on", "off"] = Field(
+        "auto", description="show anchor pictures at other sizes; auto: if only objects are erased"
+    )
+    size_words: Literal["concept", "both", "none"] = Field(
+        "concept",
+        description="prompts that say how large a resized picture is: c* (published), c too, none",
+    )
     batch: int = Field(8, ge=1, description="latents in a step, and as many of the regulariser")
     pictures: int = Field(1000, ge=1, description="anchor pictures that the original draws")
     sampler_steps: int = Field(50, ge=1, description="DDIM steps of these pictures")
@@ -103,7 +117,9 @@ class ConceptAblationObjective(Erasure):
     """Losses of CA.
 
     Attributes:
-        prompts: texts that name the concept, then as many anchors.
+        prompts: texts that name the concept, then as many anchors; if pictures are resized, the
+            first ones again with each of ``WORDS`` before them, and so are the anchors where both
+            say the size.
         own: token ids of the concept that no anchor has (variant embedding).
     """
 
@@ -116,6 +132,15 @@ class ConceptAblationObjective(Erasure):
         self.regularised = settings.reg == "on" or (
             settings.reg == "auto" and any(overlapping(request) for request in requests)
         )
+        self.resized = settings.augment == "on" or (
+            settings.augment == "auto" and all(request.kind == "object" for request in requests)
+        )
+        if self.resized:
+            told = {"none": [], "concept": [concepts], "both": [concepts, anchors]}
+            sides = told[settings.size_words]
+            more = [word + text for side in sides for word in WORDS for text in side]
+            check(model, more)
+            self.prompts += more
         if settings.variant == "embedding":
             self.own = own_tokens(model, concepts, anchors)
 
@@ -127,6 +152,8 @@ class ConceptAblationObjective(Erasure):
         self.pictures = Pictures.draw(
             teacher, anchors, s.pictures, s.sampler_steps, s.guidance, s.seed
         )
+        if self.resized:
+            self.pixels = torch.from_numpy(teacher.decode(self.pictures.z))
         if s.variant == "embedding":
             table = self.teacher.named_parameters()[self.names[0]]
             self.mask = torch.zeros(len(table), 1, dtype=torch.bool, device=table.device)
@@ -134,12 +161,12 @@ class ConceptAblationObjective(Erasure):
         if s.teacher == "frozen" and s.target == "model":
             size = min(s.states, s.steps * s.batch * s.accumulation)
             with seeding.seeded("concept-ablation", s.seed):
-                self.frozen = self.pictures.noised(size, teacher.alphas_cumprod)
-            self.frozen["y"] = predicted(teacher, self.frozen, anchors[self.frozen["which"]])
+                self.frozen = self._noised(size)
+            self.frozen["y"] = predicted(teacher, self.frozen, self.texts[self.frozen["c"]])
 
     def loss(self, step: int) -> dict[str, torch.Tensor]:
         s, state = self.settings, self._states()
-        x, t, rows = state["x"], state["t"], state["which"]
+        x, t, rows = state["x"], state["t"], state["c*"]
         if self.regularised:
             kept = self.pictures.noised(s.batch, self.teacher.alphas_cumprod)
             x, t = torch.cat([x, kept["x"]]), torch.cat([t, kept["t"]])
@@ -148,7 +175,9 @@ class ConceptAblationObjective(Erasure):
         with start_token_detached(self.student):
             eps = self.student.predict_noise(x, t, text)
         eps, eps_reg = eps.tensor_split([len(state["x"])])
-        losses = {"ablation_loss": (eps - state["y"]).square().mean()}
+        square = (eps - state["y"]).square()
+        mean = masked_mean(square, state["mask"]) if self.resized else square.mean()
+        losses = {"ablation_loss": mean}
         if self.regularised:
             losses["reg_loss"] = s.reg_weight * (eps_reg - kept["eps"]).square().mean()
         return losses
@@ -159,11 +188,34 @@ class ConceptAblationObjective(Erasure):
         s = self.settings
         if s.target == "model" and s.teacher == "frozen":
             return some(self.frozen, s.batch)
-        state = self.pictures.noised(s.batch, self.teacher.alphas_cumprod)
+        state = self._noised(s.batch)
         if s.target == "noise":
             return {**state, "y": state["eps"]}
-        text = self._text(self.pairs + state["which"])
+        text = self._text(state["c"])
         return {**state, "y": self.student.predict_noise(state["x"], state["t"], text)}
+
+    def _noised(self, n: int) -> dict[str, torch.Tensor]:
+        """N noised anchor pictures with ``c*`` and ``c``, their prompts; resized ones with ``mask``."""
+        if not self.resized:
+            state = self.pictures.noised(n, self.teacher.alphas_cumprod)
+            return {**state, "c*": state["which"], "c": self.pairs + state["which"]}
+        parts = [self._resized(len(rows)) for rows in torch.arange(n).split(64)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _resized(self, n: int) -> dict[str, torch.Tensor]:
+        pairs, told = self.pairs, self.settings.size_words
+        size, cells = self.teacher.picture_size[0], self.teacher.latent_shape[1]
+        rows, drawn = torch.randint(len(self.pixels), (n,)), Resizing.draw(n, size, size // cells)
+        z = self.teacher.encode_pictures(drawn.show(self.pixels[rows]))
+        pictures = Pictures(z, self.pictures.which[rows.to(z.device)])
+        state = pictures.at(torch.arange(n), self.teacher.alphas_cumprod)
+        which, words = state["which"], drawn.words.to(z.device)
+        worded, silent = 2 * pairs + words * pairs + which, words < 0
+        c_star = which if told == "none" else torch.where(silent, which, worded)
+        c = pairs + which
+        if told == "both":
+            c = torch.where(silent, c, worded + len(WORDS) * pairs)
+        return {**state, "mask": drawn.mask(cells).to(z.device), "c*": c_star, "c": c}
 
     def _text(self, rows: torch.Tensor) -> TextStates:
         """States of some of the prompts, as the student reads them."""
