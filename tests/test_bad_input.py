@@ -99,7 +99,7 @@ def test_wrong_flags(sd_folder, tmp_path):
     assert not out.exists()
     # what typer itself finds wrong
     result = CliRunner().invoke(app, ["erse"])
-    assert result.exit_code == 2 and "Did you mean 'erase'?" in result.stderr
+    assert result.exit_code == 2 and "Did you mean 'erase'" in result.stderr
 
 
 def test_damaged_models(sd_folder, tmp_path):
