@@ -1,9 +1,12 @@
-"""The code in the pages below ``docs/`` works as it stands."""
+"""The code in the pages below ``docs/`` works as it stands, and their numbers are those beside them."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+
+import pytest
 
 from mu_vision import registry
 
@@ -68,3 +71,13 @@ def test_an_oracle_of_ones_own_makes_a_gan_forget(tmp_path, monkeypatch, capsys)
     assert scope["after"] < scope["before"] / 4
     assert "bold digits: 2" in capsys.readouterr().out
     assert Gan.load("without-bold").fingerprint() == scope["done"].model.fingerprint()
+
+
+@pytest.mark.parametrize("run", sorted(path.parent for path in DOCS.glob("numbers/*/scores.json")))
+def test_the_means_of_a_page_are_those_of_its_rows(run):
+    from mu_vision.merging import read_source
+    from mu_vision.tables import means_markdown, with_means
+
+    rows = json.loads((run / "scores.json").read_text(encoding="utf-8"))["rows"]
+    assert len(read_source(run).rows) == len(rows)
+    assert (run / "means.md").read_text(encoding="utf-8") == means_markdown(with_means(rows))
