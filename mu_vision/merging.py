@@ -14,7 +14,7 @@ from typing import Any
 
 from . import validation
 from .errors import UsageError
-from .recipe import EraseRecipe, TableRecipe, make_recipe
+from .recipe import SAVED, EraseRecipe, Recipe, TableRecipe, make_recipe
 from .reporting import read_scores
 from .runs import ORIGINAL, Announce, RunResult, silent, without_times, write_recipe
 from .stages import open_run
@@ -84,7 +84,7 @@ def _check_output(folder: Path) -> None:
     Raises:
         UsageError: if the folder is one of another run.
     """
-    path = folder / "recipe.yaml"
+    path = folder / SAVED
     if path.is_file() and "merged" not in (
         validation.read_yaml_file(path, str(path)).get("resolved") or {}
     ):
@@ -101,8 +101,7 @@ def read_source(folder: Path) -> Source:
     """
     if not folder.is_dir():
         raise UsageError(f"There is no run folder {folder}.")
-    path = folder / "recipe.yaml"
-    recipe = make_recipe(validation.read_yaml_file(path, f"recipe {path}"), where=f"recipe {path}")
+    recipe = _saved_in(folder)
     if not isinstance(recipe, TableRecipe):
         raise UsageError(
             f"{folder} is a run of the kind {recipe.kind}; only runs of the kind table are merged."
@@ -112,15 +111,21 @@ def read_source(folder: Path) -> Source:
         found[_key(recipe, row["group"], row["name"], row["method"], row["seed"])] = row
     if not found or "protocol" not in (recipe.resolved or {}):
         raise UsageError(
-            f"{folder} has no finished request yet: mu-vision run {path} goes on with it."
+            f"{folder} has no finished request yet: mu-vision run {folder / SAVED} goes on with it."
         )
     return Source(folder, recipe, found)
 
 
+def _saved_in(folder: Path) -> Recipe:
+    path = folder / SAVED
+    return make_recipe(validation.read_yaml_file(path, f"recipe {path}"), where=f"recipe {path}")
+
+
 def _rows_in(folder: Path, recipe: TableRecipe) -> Iterator[Row]:
     """The rows of a finished table, else those of the requests that are finished."""
-    if (folder / "scores.json").is_file():
-        yield from read_scores(folder)["rows"]
+    rows = read_scores(folder)["rows"] if (folder / "scores.json").is_file() else []
+    if rows and all("name" in row for row in rows):  # older tables did not tell name and seed apart
+        yield from rows
         return
     for group, job in recipe.jobs():
         part = folder / job.name
@@ -130,8 +135,7 @@ def _rows_in(folder: Path, recipe: TableRecipe) -> Iterator[Row]:
 
 def _made_by(part: Path, job: EraseRecipe) -> bool:
     """The request's numbers are of this recipe, not of an earlier one in the same folder."""
-    path = part / "recipe.yaml"
-    kept = make_recipe(validation.read_yaml_file(path, f"recipe {path}"), where=f"recipe {path}")
+    kept = _saved_in(part)
     return isinstance(kept, EraseRecipe) and _asked(kept) == _asked(job)
 
 

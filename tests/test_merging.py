@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,16 @@ def test_a_run_that_was_stopped_gives_what_it_has(runs, tmp_path, sd_folder):
     (part / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     with pytest.raises(UsageError, match="no finished request yet"):
         read_source(part)
+
+
+def test_an_older_table_is_read_by_its_requests(runs, tmp_path):
+    old = shutil.copytree(runs["styles"], tmp_path / "old")
+    scores = json.loads((old / "scores.json").read_text())
+    rows = [dict(row) for row in scores["rows"]]
+    for row in scores["rows"]:
+        del row["name"], row["seed"], row["counts"]
+    (old / "scores.json").write_text(json.dumps(scores))
+    assert list(read_source(old).rows.values()) == rows
 
 
 def changed(folder: Path, place: Path, change) -> Path:
