@@ -205,6 +205,10 @@ def test_what_was_saved_is_reloaded(name, which, request, tmp_path):
     assert facts["base"]["sha256"] == model.fingerprint()
     assert ConceptRequest(**facts["requests"][0]) == REQUEST
     assert find(name).from_settings(facts["settings"]) == method
+    logged = folder / "log.jsonl"
+    assert logged.exists() == bool(done.history)
+    if done.history:
+        assert [json.loads(line) for line in logged.read_text().splitlines()] == done.history
     delta = tmp_path / "delta.safetensors"
     assert set(save_delta(model, done.model, delta, method.name, [REQUEST])) <= set(done.trained)
     assert apply_delta(delta, model).fingerprint() == done.model.fingerprint()

@@ -13,7 +13,7 @@ import torch
 
 from .. import __version__
 from ..errors import RunError, UsageError
-from ..models.denoiser import MARK, Denoiser
+from ..models.denoiser import LOG, MARK, Denoiser
 from ..models.loading import LABEL_PIPELINES, read_pipeline
 from ..request import ConceptRequest
 from ..unlearn.base import Unlearned, Unlearner
@@ -60,6 +60,8 @@ def export(
 ) -> Path:
     """Write the diffusers folder, ``README.md`` and ``mu_vision.json``; read it again and compare.
 
+    What was logged while it trained lies in ``log.jsonl``, a line each.
+
     Args:
         unlearned: what the unlearner gave back.
         request: what it was asked.
@@ -77,6 +79,8 @@ def export(
         MARK: json.dumps(facts, indent=2) + "\n",
         "README.md": _card(facts, unlearned, unlearner),
     }
+    if unlearned.history:
+        texts[LOG] = "".join(json.dumps(row) + "\n" for row in unlearned.history)
     folder = unlearned.model.save(folder, texts)
     verify(unlearned.model, folder)
     return folder

@@ -25,6 +25,7 @@ from .loading import locate, quiet, read_pipeline
 from .weights import digest_of, sharing_copy
 
 MARK = "mu_vision.json"
+LOG = "log.jsonl"
 GENERATOR = "generator"  # key in the scheduler's configuration
 
 
@@ -364,7 +365,7 @@ def _ours(folder: Path) -> bool:
     """Nothing is in the folder, or what ``save`` writes and nothing else."""
     index = folder / "model_index.json"
     parts = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
-    known = {*parts, index.name, MARK, "README.md", "delta.safetensors"}
+    known = {*parts, index.name, MARK, LOG, "README.md", "delta.safetensors"}
     names = {path.name for path in folder.iterdir()}
     return not names or (MARK in names and names <= known)
 
