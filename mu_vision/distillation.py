@@ -13,6 +13,9 @@ Sums run over a picture, means over the batch. L_theta is <f_phi - f_psi, (f_phi
 reaches theta only through x_t *inside* both frozen networks. With a perfect psi its value is
 (1 - alpha) E|f_phi - f_psi|^2, so it is no measure of progress; ``gap``, the mean of d^2, is one.
 
+Diff-Instruct (Luo et al., NeurIPS 2023, arXiv 2305.18455) takes f_phi and f_psi for constants, which
+leaves the gradient (f_psi - f_phi) / omega of x_g, and needs no pass back through the frozen networks.
+
 Source: Zhou et al., "Score identity Distillation", ICML 2024, arXiv 2404.04057. A second set of
 rows may be drawn under one condition and led to another, as ``unlearn/diffusion/sfd.py`` does:
 psi and theta are asked for what is to be forgotten, the teacher for what takes its place. Both
@@ -40,6 +43,9 @@ class ScoreSettings(BaseModel):
 
     batch: int = Field(128, ge=1, description="pictures of each set in a step")
     alpha: float = Field(1.2, ge=0, description="weight of the biased term of the generator's loss")
+    gradient: Literal["sid", "diff_instruct"] = Field(
+        "sid", description="through the frozen networks' inputs, or past them (Diff-Instruct)"
+    )
     sigma_init: float = Field(2.5, gt=0, description="noise level that the generator starts from")
     sigma_range: tuple[float, float] = Field(
         (0.137, 13.0), description="noise levels (sigma = b / a) at which scores are compared"
@@ -254,10 +260,17 @@ class Distillation(Objective):
         """The loss of theta; psi is frozen."""
         s, n = self.settings, self.settings.batch
         made, asked, weight = self._rows(self.conditions.theta_weight)
-        x_t, t, e = self._noised(self._draw(made))
-        eps_phi = self.teacher.guided_noise(x_t, t, asked, self.null, s.guidance)
-        eps_psi = self.fake.guided_noise(x_t, t, made, self.fake_null, s.fake_guidance)
-        per_row = generator_loss(eps_phi, eps_psi, e, self.teacher.alphas_cumprod[t], s.alpha)
+        x = self._draw(made)
+        x_t, t, e = self._noised(x)
+        abar = self.teacher.alphas_cumprod[t]
+        with torch.set_grad_enabled(s.gradient == "sid"):
+            eps_phi = self.teacher.guided_noise(x_t, t, asked, self.null, s.guidance)
+            eps_psi = self.fake.guided_noise(x_t, t, made, self.fake_null, s.fake_guidance)
+        if s.gradient == "diff_instruct":
+            # with f_phi constant, f_phi - x_g = sigma r moves with x_g alone
+            a, b = maths.coefficients(abar, x)
+            e = e - (x - x.detach()) * a / b
+        per_row = generator_loss(eps_phi, eps_psi, e, abar, s.alpha)
         gap = (eps_psi - eps_phi).detach().square().flatten(1).mean(1)
         found = {"generator_loss": (weight * per_row).sum() / n, "gap": gap[:n].mean()}
         if len(gap) > n:

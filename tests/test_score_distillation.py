@@ -198,6 +198,34 @@ def test_the_gradient_reaches_theta_through_both_frozen_networks(label_model):
     assert not torch.allclose(whole, no_phi) and not torch.allclose(whole, no_psi)
 
 
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_diff_instruct_moves_a_picture_by_the_difference_of_the_scores(label_model, alpha):
+    """-(f_phi - f_psi) / omega of each row, whatever alpha; the value is that of the whole loss."""
+    values = []
+    for gradient in ("sid", "diff_instruct"):
+        made = objective(label_model, gradient=gradient, alpha=alpha)
+        for parameter in made.fake_parameters().values():
+            parameter.data.mul_(1.05)  # else f_psi = f_phi
+        kept, draw, noised = [], made._draw, made._noised
+        made._draw = lambda c: kept.append((c, draw(c).detach().requires_grad_())) or kept[-1][1]
+        made._noised = lambda x: kept.append(noised(x)) or kept[-1]
+        values.append(seeded_loss(made)["generator_loss"])
+    assert values[0].item() == pytest.approx(values[1].item(), rel=1e-5)
+    ((cond, x_g), (x_t, t, e)) = kept
+    values[1].backward()
+    abar = label_model.alphas_cumprod[t]
+    asked = cond[:3].cat([cond[:3], label_model.encode_prompt(["boat"] * 3)])
+    with torch.no_grad():
+        eps_phi = label_model.predict_noise(x_t, t, asked)
+        eps_psi = made.fake.predict_noise(x_t, t, cond)
+        f_phi, f_psi = (maths.eps_to_x0(x_t, eps, abar) for eps in (eps_phi, eps_psi))
+        shape = (-1, 1, 1, 1)
+        weight = torch.tensor([1.0] * 3 + [2.0] * 3) / 3 / omega_of(eps_phi, e, abar)
+        expected = weight.view(shape) * (f_psi - f_phi)
+    assert expected.abs().max() > 1e-4
+    assert torch.allclose(x_g.grad, expected, rtol=1e-3, atol=1e-6)
+
+
 def test_psi_learns_without_touching_theta(label_model):
     made = objective(label_model)
     seeded_loss(made, "fake_loss")["fake_loss"].backward()
