@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import traceback
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
-from typer.core import TyperGroup
 
-from . import __version__
 from .errors import UsageError
 from .faults import explain
-
-
-class Guarded(TyperGroup):
-    """Every fault of a command becomes one sentence on stderr and an exit code."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (typer.Exit, typer.Abort, BrokenPipeError):
-            raise
-        except (Exception, KeyboardInterrupt) as error:
-            if hasattr(error, "format_message"):  # typer's own words about flags
-                raise
-            sentence, code = explain(error)
-            if (ctx.obj or {}).get("debug"):
-                traceback.print_exception(error, file=sys.stderr)
-        typer.echo(f"mu-vision: {sentence}", err=True)
-        raise typer.Exit(code)
-
+from .shell import (
+    Changes,
+    Concept,
+    Dataset,
+    Debug,
+    Guarded,
+    Out,
+    Style,
+    Thing,
+    examples,
+    print_version,
+)
 
 app = typer.Typer(
     name="mu-vision",
@@ -46,44 +35,8 @@ app = typer.Typer(
 )
 
 
-def _set_debug(ctx: typer.Context, value: bool) -> bool:
-    root = ctx.find_root()
-    root.obj = root.obj or {}
-    root.obj["debug"] = bool(value or root.obj.get("debug") or os.environ.get("MU_VISION_DEBUG"))
-    return value
-
-
-def _print_version(value: bool) -> None:
-    if value:
-        typer.echo(f"mu-vision {__version__}")
-        raise typer.Exit()
-
-
-def _examples(*lines: str) -> str:
-    """Examples below a command's help; the leading backspace keeps their lines as they are."""
-    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
-
-
-Debug = Annotated[
-    bool, typer.Option("--debug", callback=_set_debug, help="Show the traceback of a fault.")
-]
-Changes = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Argument(metavar="KEY=VALUE", help="Values to change.", show_default=False),
-]
-Out = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--output", "-o", help="Where to write.", show_default=False),
-]
-Names = Optional[list[str]]  # noqa: UP045
-Style = Annotated[Names, typer.Option("--style", help="A style of the data set; repeatable.")]
-Thing = Annotated[Names, typer.Option("--object", help="An object of it; repeatable.")]
-Concept = Annotated[Names, typer.Option("--concept", help="Any text; repeatable.")]
-Dataset = Annotated[str, typer.Option("--dataset", help="Card that has the style or object.")]
-
-
 @app.callback(
-    epilog=_examples(
+    epilog=examples(
         "mu-vision run quickstart        erase one style in two ways, evaluate, report",
         "mu-vision list                  methods, recipes, protocols, data sets, models",
         "mu-vision doctor                what this machine can run",
@@ -92,14 +45,14 @@ Dataset = Annotated[str, typer.Option("--dataset", help="Card that has the style
 def root(
     debug: Debug = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show it.")
     ] = False,
 ) -> None:
     """Take a concept out of a vision model, measure what was forgotten and kept, report it."""
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "mu-vision run quickstart",
         "mu-vision run quickstart request.name=mosaic methods.esd.steps=50 -o runs/mosaic",
         "mu-vision run minicanvas_baselines --dry-run",
@@ -136,7 +89,7 @@ def run(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "mu-vision erase minicanvas/sd --style neon --method esd -o erased/",
         "mu-vision erase minicanvas/sd --object cat --object boat --method uce -o erased/ --delta",
         'mu-vision erase minicanvas/sd --concept "a cat" --anchor "a dog" -o erased/ steps=200',
@@ -177,7 +130,7 @@ def erase(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "mu-vision evaluate erased/ --protocol minicanvas --style neon",
         "mu-vision evaluate minicanvas/sd",
         "mu-vision evaluate erased/ --original minicanvas/sd --object cat protocol.steps=12",
@@ -212,7 +165,7 @@ def evaluate(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "mu-vision audit erased/",
         "mu-vision audit erased/ --style neon --original minicanvas/sd -o runs/audit",
         "mu-vision audit erased/ protocol.robustness.attacks.relearning=false",
@@ -254,7 +207,7 @@ def audit(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "mu-vision report runs/quickstart",
     )
 )
@@ -269,7 +222,7 @@ def report(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "mu-vision merge runs/styles runs/objects -o runs/both",
         "mu-vision merge runs/monday runs/tuesday -o runs/all       more seeds of the same table",
     )
@@ -293,7 +246,7 @@ def merge(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "mu-vision apply neon.safetensors --to minicanvas/sd -o erased/",
         "mu-vision apply robust/ --to path/to/another-sd -o plugged/    its text encoder",
     )
@@ -321,7 +274,7 @@ def apply(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "mu-vision mark minicanvas/gan -o sheet.html       a page to tick pictures on",
         "mu-vision mark minicanvas/gan --read marks.json   what was ticked",
         "mu-vision run gan_unlearn_minicanvas groups.cat.marks=marks.json",
@@ -347,7 +300,7 @@ def mark(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "mu-vision show minicanvas -o sheet.png      a labelled contact sheet",
         "mu-vision show unlearncanvas                the card",
         "mu-vision show runs/quickstart              the scorecards",
@@ -369,7 +322,7 @@ def show(
 
 @app.command(
     name="list",
-    epilog=_examples(
+    epilog=examples(
         "mu-vision list",
     ),
 )
@@ -381,7 +334,7 @@ def list_(debug: Debug = False) -> None:
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "mu-vision doctor",
     )
 )

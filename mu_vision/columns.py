@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 MEAN = "mean"  # the request of a row that is the mean of others
@@ -62,3 +63,10 @@ def pooled(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
     counts = [row.get("counts") or {} for row in rows]
     shared = [key for key in COLUMNS if counts and all(key in count for count in counts)]
     return {key: [sum(c[key][0] for c in counts), sum(c[key][1] for c in counts)] for key in shared}
+
+
+def means(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Column -> plain mean over rows, for the columns that all of them have, and pooled ``counts``."""
+    values = {key: [row.get(key) for row in rows] for key in COLUMNS}
+    whole = {key: found for key, found in values.items() if found and None not in found}
+    return {**{key: fmean(found) for key, found in whole.items()}, "counts": pooled(rows)}

@@ -10,11 +10,10 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from . import files
-from .columns import COLUMNS, MEAN, filled, pooled
+from .columns import COLUMNS, MEAN, filled, means
 from .environment import environment
 from .errors import RunError
 from .metrics.rates import Rate
@@ -131,22 +130,20 @@ def with_means(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _means(rows: Sequence[Mapping[str, Any]], group: str, request: str) -> list[dict[str, Any]]:
-    means = []
+    table = []
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
-        mean: dict[str, Any] = {"group": group, "request": request, "method": method}
+        mean = means(mine)
         for key in COLUMNS:
-            values = [row.get(key) for row in mine]
-            found = [value for value in values if value is not None]
-            if found and len(found) != len(values):
+            found = sum(row.get(key) is not None for row in mine)
+            if 0 < found < len(mine):
                 raise RunError(
-                    f"{method} has {key} for {len(found)} of {len(values)} requests of {group},"
+                    f"{method} has {key} for {found} of {len(mine)} requests of {group},"
                     " so there is no mean; run the missing ones again."
                 )
-            mean[key] = fmean(found) if found else None
-        mean["rows"], mean["counts"] = len(mine), pooled(mine)
-        means.append(mean)
-    return means
+        head = {"group": group, "request": request, "method": method, "rows": len(mine)}
+        table.append({**head, **mean})
+    return table
 
 
 def write_table(folder: Path, table: Iterable[Mapping[str, Any]]) -> None:
@@ -179,13 +176,13 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
 
 def means_markdown(table: Sequence[Mapping[str, Any]]) -> str:
     """The means in Markdown; what is a count has the 95 % interval over all that was counted."""
-    means = [row for row in table if row["request"] == MEAN]
-    shown = filled(means)
+    rows = [row for row in table if row["request"] == MEAN]
+    shown = filled(rows)
     lines = [
         "| group | method | rows | " + " | ".join(COLUMNS[key][0] for key in shown) + " |",
         "|---|---|---:|" + "---:|" * len(shown),
     ]
-    for row in means:
+    for row in rows:
         cells = [_with_interval(row, key) for key in shown]
         lines.append(f"| {row['group']} | {row['method']} | {row['rows']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -161,6 +161,14 @@ def seeded_loss(made: Distillation, name: str = "loss") -> dict[str, torch.Tenso
         return getattr(made, name)(0)
 
 
+def watched_loss(made: Distillation) -> tuple:
+    """Theta's loss, its conditions, x_g as a leaf, and (x_t, t, e)."""
+    kept, draw, noised = [], made._draw, made._noised
+    made._draw = lambda c: kept.extend([c, draw(c).detach().requires_grad_()]) or kept[1]
+    made._noised = lambda x: kept.append(noised(x)) or kept[2]
+    return seeded_loss(made)["generator_loss"], *kept
+
+
 def test_at_first_only_what_is_to_be_forgotten_pulls(label_model):
     """As psi equals phi, their difference under equal conditions is 0, and so is its gradient."""
     plain = objective(label_model, forget=False)
@@ -206,13 +214,10 @@ def test_diff_instruct_moves_a_picture_by_the_difference_of_the_scores(label_mod
         made = objective(label_model, gradient=gradient, alpha=alpha)
         for parameter in made.fake_parameters().values():
             parameter.data.mul_(1.05)  # else f_psi = f_phi
-        kept, draw, noised = [], made._draw, made._noised
-        made._draw = lambda c: kept.append((c, draw(c).detach().requires_grad_())) or kept[-1][1]
-        made._noised = lambda x: kept.append(noised(x)) or kept[-1]
-        values.append(seeded_loss(made)["generator_loss"])
-    assert values[0].item() == pytest.approx(values[1].item(), rel=1e-5)
-    ((cond, x_g), (x_t, t, e)) = kept
-    values[1].backward()
+        value, cond, x_g, (x_t, t, e) = watched_loss(made)
+        values.append(value.item())
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    value.backward()
     abar = label_model.alphas_cumprod[t]
     asked = cond[:3].cat([cond[:3], label_model.encode_prompt(["boat"] * 3)])
     with torch.no_grad():
@@ -235,12 +240,7 @@ def test_psi_learns_without_touching_theta(label_model):
 
 def test_both_sets_in_one_batch_equal_one_pass_for_each(label_model):
     made = objective(label_model)
-    kept = []
-    draw, noised = made._draw, made._noised
-    made._draw = lambda c: kept.append(c) or draw(c)
-    made._noised = lambda x: kept.append(noised(x)) or kept[-1]
-    found = seeded_loss(made)["generator_loss"]
-    cond, (x_t, t, e) = kept
+    found, cond, _, (x_t, t, e) = watched_loss(made)
     assert cond.ids[3:].tolist() == [1, 1, 1] and 1 not in cond.ids[:3].tolist()
     total = 0.0
     for part, weight in ((slice(0, 3), 1.0), (slice(3, 6), 2.0)):

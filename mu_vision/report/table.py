@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ..columns import COLUMNS, EACH_ATTACK, MEAN, filled, pooled
+from ..columns import COLUMNS, EACH_ATTACK, MEAN, filled, means
 from ..metrics.rates import Rate
 from . import views
 from .labels import percent
@@ -27,17 +27,21 @@ def table_context(data: TableData) -> dict[str, Any]:
     for kind in dict.fromkeys(row["kind"] for row in rows):
         mine = [row for row in rows if row["kind"] == kind]
         published = views.published_view(data.protocol, kind)
-        means = {m: _mean([r for r in mine if r["method"] == m]) for m in colours}
-        means = {method: mean for method, mean in means.items() if mean}
+        by_method = {m: [r for r in mine if r["method"] == m] for m in colours}
+        averaged = {
+            m: {"method": m, "kind": kind, "request": MEAN, **means(of)}
+            for m, of in by_method.items()
+            if of
+        }
         blocks.append(
             {
                 "kind": kind,
                 "rows": [_shown(row, colours) for row in mine],
-                "means": [_shown(mean, colours) for mean in means.values()],
-                "plot": _plot(mine, means, colours, published),
-                "withstood": _withstood(mine, means, colours),
+                "means": [_shown(mean, colours) for mean in averaged.values()],
+                "plot": _plot(mine, averaged, colours, published),
+                "withstood": _withstood(mine, averaged, colours),
                 "published": published,
-                "ours": [_beside(mean, colours) for mean in means.values()],
+                "ours": [_beside(mean, colours) for mean in averaged.values()],
                 "requests": len({row["request"] for row in mine}),
             }
         )
@@ -57,19 +61,6 @@ def _completed(row: Mapping[str, Any]) -> dict[str, Any]:
     if row.get("kept") is None and row.get("ira") is not None and row.get("cra") is not None:
         row["kept"] = (row["ira"] + row["cra"]) / 2
     return row
-
-
-def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Plain mean over requests; a column that one of them lacks has none."""
-    if not rows:
-        return {}
-    mean: dict[str, Any] = {"method": rows[0]["method"], "kind": rows[0]["kind"], "request": MEAN}
-    for column in COLUMNS:
-        values = [row.get(column) for row in rows]
-        if all(isinstance(value, int | float) for value in values):
-            mean[column] = fmean(values)
-    mean["counts"] = pooled(rows)
-    return mean
 
 
 def _shown(row: Mapping[str, Any], colours: Mapping[str, int]) -> dict[str, Any]:
