@@ -61,7 +61,7 @@ class PlainObjective(AdvUnlearnObjective):
         self.c = self.teacher.encode_prompt(self.concepts)
         self.null = self.teacher.null_text()
         if self.settings.gamma:
-            self.kept = kept_prompts(self.requests, self.settings.retain)
+            self.kept = kept_prompts(self.teacher, self.requests, self.settings.retain)
 
     @torch.no_grad()
     def denoise(self, text: TextStates, depth: int) -> torch.Tensor:
@@ -189,7 +189,7 @@ class Timed:
         small = {"pool": -(-way.pool // part), "retain_pool": -(-way.retain_pool // part)}
         if way.gamma and not isinstance(way, PlainAdvUnlearn):
             # the states of a prompt depend on how many prompts share the pool
-            small["retain"] = tuple(kept_prompts((request,), way.retain)[::part])
+            small["retain"] = tuple(kept_prompts(model, (request,), way.retain)[::part])
         self.way, self.unet, self.part = way.model_copy(update=small), model.unet, part
         self.objective = self.way.objective(model, (request,))
         self.pools, self.each = Cost(), Cost()

@@ -8,7 +8,7 @@ import torch
 from mu_vision import registry, seeding
 from mu_vision.errors import UsageError
 from mu_vision.models import maths
-from mu_vision.request import ConceptRequest
+from mu_vision.request import ConceptRequest, concept_request
 from mu_vision.unlearn.diffusion.salun import SalUn, SalUnObjective
 
 NEON = ConceptRequest(
@@ -44,6 +44,19 @@ def test_weights_outside_the_mask_stay_bit_for_bit(sd, optimizer):
         assert torch.equal(after[name][~mask], before[name][~mask]), name
         moved += int((after[name] != before[name])[mask].sum())
     assert moved > 0.9 * int(mask_of(objective(sd, **changes)).sum())
+
+
+def test_a_model_of_labels_forgets_one_and_keeps_the_others(label_model):
+    cat = concept_request("object", "cat", anchor="tree")
+    changes = {"variant": "full", "density": 0.3}
+    made = objective(label_model, (cat,), **changes)
+    others = [name for name in label_model.classes if name != "cat"]
+    assert made.prompts[2 * made.pairs :] == others
+    done = SalUn(**{**TRIAL, **changes}).unlearn(label_model, cat)
+    before, after = label_model.named_parameters(), done.model.named_parameters()
+    for name, mask in made.saliency.items():
+        assert torch.equal(after[name][~mask], before[name][~mask]), name
+        assert not mask.any() or not torch.equal(after[name][mask], before[name][mask]), name
 
 
 @pytest.mark.parametrize("density", [0.01, 0.5, 1.0])

@@ -316,6 +316,12 @@ def test_prompts_to_retain_join_what_is_protected(sd):
         assert set(alone.preserving(0)) == {"preserve_loss"}
 
 
+def test_a_model_of_labels_protects_its_other_classes(label_model):
+    cat = concept_request("object", "cat", anchor="tree")
+    made = objective(label_model, (cat,), variant="full", gamma=0.5)
+    assert made.retain.prompts == [name for name in label_model.classes if name != "cat"]
+
+
 def test_what_cannot_be_done_is_said_in_a_sentence(sd):
     with pytest.raises(UsageError, match=r"No retain prompt is left that does not name 'neon'"):
         settings(gamma=1.0, retain=("neon light", "a Neon cat")).unlearn(sd, NEON)

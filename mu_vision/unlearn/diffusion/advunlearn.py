@@ -137,7 +137,7 @@ class AdvUnlearnObjective(ESDObjective):
         super().prepare(device)
         s = self.settings
         if s.gamma:
-            prompts = kept_prompts(self.requests, s.retain)
+            prompts = kept_prompts(self.teacher, self.requests, s.retain)
             with seeding.seeded("retain-pool", s.seed):
                 self.retain = RetainPool.make(
                     self.teacher, prompts, s.retain_pool, s.sampler_steps, s.start_guidance

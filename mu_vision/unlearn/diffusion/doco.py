@@ -193,7 +193,7 @@ class DoCoObjective(Erasure):
         check(s, model)
         self.protects = s.surgery != "none" or s.preserve_weight > 0
         self.retain: RetainPool | None = None
-        self.kept = kept_prompts(requests, s.retain) if s.gamma else []
+        self.kept = kept_prompts(model, requests, s.retain) if s.gamma else []
         self.sides: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.highest, self.warned = torch.zeros(()), False
 

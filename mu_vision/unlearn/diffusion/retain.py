@@ -12,6 +12,7 @@ import torch
 
 from ...errors import UsageError
 from ...models import maths
+from ...models.denoiser import Denoiser
 from ...models.diffusion import DiffusionModel
 from ...request import ConceptRequest
 from ..base import concept_texts
@@ -62,15 +63,25 @@ def retain_prompts(requests: Sequence[ConceptRequest], prompts: Sequence[str]) -
     return kept
 
 
+def kept_classes(model: Denoiser, requests: Sequence[ConceptRequest]) -> list[str]:
+    """The classes of a label-conditional model that no prompt of the requests names."""
+    erased = {model.class_of(prompt) for request in requests for prompt in request.prompts}
+    return [name for name in model.classes if name not in erased]
+
+
 def kept_prompts(
-    requests: Sequence[ConceptRequest], given: Sequence[str] | None = None
+    model: Denoiser, requests: Sequence[ConceptRequest], given: Sequence[str] | None = None
 ) -> list[str]:
     """Prompts to keep: those given, else the requests' own, else everyday things.
+
+    A label-conditional model keeps its other classes, since it reads nothing else.
 
     Raises:
         UsageError: if none is left that does not name the concept.
     """
-    if given is None:
+    if given is None and model.classes:
+        given = kept_classes(model, requests)
+    elif given is None:
         given = concept_texts(requests)[1] or default_prompts()
     return retain_prompts(requests, given)
 

@@ -117,7 +117,7 @@ class SalUnObjective(Erasure):
         super().__init__(settings, model, requests)
         concepts, anchors = rewritings(requests, settings.texts)
         needed = settings.alpha or settings.relabel == "random"
-        kept = kept_prompts(requests, settings.retain) if needed else []
+        kept = kept_prompts(model, requests, settings.retain) if needed else []
         self.pairs, self.prompts = len(concepts), [*concepts, *anchors, *kept]
 
     def prepare(self, device: torch.device) -> None:

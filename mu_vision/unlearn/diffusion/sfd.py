@@ -27,7 +27,7 @@ from ...models.denoiser import Denoiser
 from ...registry import Paper, register
 from ...request import ConceptRequest
 from ..base import AdversarialUnlearner, Unlearned, concept_texts
-from .retain import default_prompts, retain_prompts
+from .retain import kept_classes, kept_prompts
 from .selectors import select
 
 
@@ -98,15 +98,15 @@ class SFD(ScoreSettings, AdversarialUnlearner):
         Raises:
             UsageError: if a concept is its own safe one, or nothing is left to keep.
         """
-        pairs, kept = concept_texts(requests, self.texts)
+        pairs, _ = concept_texts(requests, self.texts)
         if model.classes:
             pairs = [(model.class_of(p) or "", model.class_of(a) or "") for p, a in pairs]
             pairs = list(dict.fromkeys(pairs))
             erased = {forget for forget, _ in pairs}
-            kept = [name for name in model.classes if name not in erased]
+            kept = kept_classes(model, requests)
         else:
             erased = {forget for forget, safe in pairs if forget == safe}
-            kept = retain_prompts(requests, self.retain or kept or default_prompts())
+            kept = kept_prompts(model, requests, self.retain or None)
         for forget, safe in pairs:
             if safe in erased:
                 raise UsageError(
