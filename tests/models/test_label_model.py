@@ -185,8 +185,15 @@ def test_a_request_of_the_card_is_understood(label_model):
 
 @pytest.mark.parametrize("variant", ["x", "text"])
 def test_variants_that_need_text_are_refused(label_model, variant):
-    with pytest.raises(UsageError, match=f"has no tensors for the variant '{variant}'"):
+    with pytest.raises(UsageError, match=f"no tensors for the variant '{variant}', since it reads"):
         select(label_model, variant)
+
+
+def test_an_attack_on_tokens_is_refused(label_model):
+    request = concept_request("object", "cat", "minicanvas", anchor="boat")
+    settings = {"variant": "full", "steps": 1, "sampler_steps": 2, "pool": 4}
+    with pytest.raises(UsageError, match="puts tokens before a prompt, and labels reads labels"):
+        mu_vision.erase(label_model, request, "advunlearn", **settings)
 
 
 def test_a_folder_without_its_null_label_is_refused(labels_folder, tmp_path):

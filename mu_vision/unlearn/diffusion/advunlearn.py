@@ -124,6 +124,11 @@ class AdvUnlearnObjective(ESDObjective):
         super().__init__(settings, model, requests)
         self.delta = torch.zeros(0)
         self.retain: RetainPool | None = None
+        if settings.attack != "none" and model.classes:
+            raise UsageError(
+                f"method {settings.name}: its attack puts tokens before a prompt, and {model.name}"
+                " reads labels; use attack=none, or another method."
+            )
         if settings.attack != "none":
             _ = model.vocabulary  # refuses a model of two text encoders
         for prompt in self.concepts if settings.attack != "none" else ():

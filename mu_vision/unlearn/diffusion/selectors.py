@@ -59,7 +59,10 @@ def select(model: Denoiser, variant: Variant) -> list[str]:
         unet = [name for name in names if name.startswith("unet.")]
         chosen = [name for name in unet if keep(name.split(".")[1:])]
     if not chosen:
-        raise UsageError(f"{model.name} has no tensors for the variant {variant!r}.")
+        why = f"{model.name} has no tensors for the variant {variant!r}"
+        if model.classes:
+            why += ", since it reads labels and no text: methods that have a variant work with full"
+        raise UsageError(f"{why}.")
     return chosen
 
 
