@@ -124,15 +124,23 @@ class AdvUnlearnObjective(ESDObjective):
         super().__init__(settings, model, requests)
         self.delta = torch.zeros(0)
         self.retain: RetainPool | None = None
-        if settings.attack != "none" and model.classes:
-            raise UsageError(
-                f"method {settings.name}: its attack puts tokens before a prompt, and {model.name}"
-                " reads labels; use attack=none, or another method."
-            )
         if settings.attack != "none":
-            _ = model.vocabulary  # refuses a model of two text encoders
-        for prompt in self.concepts if settings.attack != "none" else ():
-            if model.check_room(prompt, settings.tokens).count <= 2:
+            self._check_prompts(model)
+
+    def _check_prompts(self, model: DiffusionModel) -> None:
+        """See that a prefix fits before every prompt.
+
+        Raises:
+            UsageError: if the model reads labels or has two text encoders, or a prompt has no token.
+        """
+        if model.classes:
+            raise UsageError(
+                f"method {self.settings.name}: its attack puts tokens before a prompt, and"
+                f" {model.name} reads labels; use attack=none, or another method."
+            )
+        _ = model.vocabulary  # refuses a model of two text encoders
+        for prompt in self.concepts:
+            if model.check_room(prompt, self.settings.tokens).count <= 2:
                 raise UsageError(
                     f"The prompt {prompt!r} has no token, so there is nothing to erase; name the"
                     " concept in it."
