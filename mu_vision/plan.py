@@ -125,7 +125,7 @@ def plan(recipe: Recipe, folder: Path | str | None = None) -> Plan:
         prefix = f"{job.request.kind} {job.request.name}, " if len(jobs) > 1 else ""
         for label, chosen in job.unlearners().items():
             _add_updates(made, f"{prefix}erase by {label}", chosen)
-            _add_pictures(made, f"{prefix}{label}", protocol)
+            _add_pictures(made, f"{prefix}{label}", protocol, getattr(chosen, "generator_steps", 0))
     return made
 
 
@@ -158,13 +158,16 @@ def _add_updates(made: Plan, stage: str, job: Any) -> None:
     made.steps.append((stage, f"{updates:,} updates" if updates else "closed form, no updates"))
 
 
-def _add_pictures(made: Plan, stage: str, protocol: Protocol) -> None:
+def _add_pictures(made: Plan, stage: str, protocol: Protocol, generator_steps: int = 0) -> None:
+    """The answers of one model; one that a method made a few-step generator takes no guidance."""
     pictures = protocol.pictures()
-    branches = 1 if protocol.guidance in (0, 1) else 2
-    evaluations = pictures * protocol.steps * branches
+    steps = generator_steps or protocol.steps
+    branches = 1 if generator_steps or protocol.guidance in (0, 1) else 2
+    evaluations = pictures * steps * branches
     made.pictures += pictures
     made.evaluations += evaluations
-    cost = f"{pictures:,} pictures of {protocol.steps} steps, {evaluations:,} U-Net evaluations"
+    plural = "s" if steps != 1 else ""
+    cost = f"{pictures:,} pictures of {steps} step{plural}, {evaluations:,} U-Net evaluations"
     made.steps.append((f"evaluate {stage}", cost))
     if protocol.robustness:
         _add_attacks(made, stage, protocol)

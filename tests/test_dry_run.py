@@ -87,3 +87,11 @@ def test_models_and_judges_that_have_to_be_fetched_are_told_together(tmp_path):
 def test_a_data_set_of_a_gan_is_looked_up():
     with pytest.raises(UsageError, match=r"There is no data set 'digit'. Did you mean 'digits'"):
         make_recipe(GAN, ["data=digit"])
+
+
+def test_a_one_step_generator_is_counted_in_its_steps():
+    made = plan(load_recipe("sfd_minicanvas"))
+    costs = dict(made.steps)
+    assert costs["evaluate sfd"] == "500 pictures of 1 step, 500 U-Net evaluations"
+    assert costs["evaluate original"] == "500 pictures of 50 steps, 25,000 U-Net evaluations"
+    assert made.evaluations == 500 + 3 * 25_000

@@ -144,6 +144,7 @@ def _points(
 
 def _headline(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> str:
     """One clause a method: how much was forgotten and kept on average, and the worst request."""
+    requests = len({(r["kind"], r["request"]) for r in rows})
     clauses = []
     for method in methods:
         mine = [r for r in rows if r["method"] == method and r.get("ua") is not None]
@@ -154,13 +155,13 @@ def _headline(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> str:
         text = f"{views.title_of(method)} forgets {percent(fmean(r['ua'] for r in mine) / 100)}"
         if len(kept) == len(mine):
             text += f" and keeps {percent(fmean(kept) / 100)}"
-        text += f", at worst {percent(worst['ua'] / 100)} ({worst['request']})"
+        if requests > 1:
+            text += f", at worst {percent(worst['ua'] / 100)} ({worst['request']})"
         broken = [row["asr_worst"] for row in mine if row.get("asr_worst") is not None]
         if len(broken) == len(mine):
             text += f"; its worst attack succeeds on {percent(fmean(broken) / 100)} of prompts"
         clauses.append(text)
     if not clauses:
         return "No method was run."
-    return (
-        f"On average over {len({r['request'] for r in rows})} requests " + "; ".join(clauses) + "."
-    )
+    over = f"On average over {requests} requests" if requests > 1 else "For one request"
+    return f"{over} " + "; ".join(clauses) + "."

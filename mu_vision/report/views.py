@@ -257,14 +257,16 @@ def title_of(key: str) -> str:
     if key == ORIGINAL:
         return "Original"
 
-    def plain(text: str) -> str:
-        return text.upper() if len(text) <= 4 else text.replace("_", " ")
-
     for method in sorted(registry.classes("method"), key=lambda cls: len(cls.name), reverse=True):
         if key == method.name or key.startswith(f"{method.name}_"):
-            title = method.title or plain(method.name)
+            title = method.title or _spelled(method.name)
             return title + key[len(method.name) :].replace("_", " ")
-    return plain(key)
+    return key.replace("_", " ")
+
+
+def _spelled(name: str) -> str:
+    """A method without a title: a short name is an abbreviation."""
+    return name.upper() if len(name) <= 4 else name.replace("_", " ")
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

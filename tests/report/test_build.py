@@ -165,6 +165,14 @@ def test_a_table_shows_every_row_and_the_means(tmp_path):
     assert "96.0" in found.words and "no: another data set" in found.words
 
 
+def test_a_table_of_one_request_speaks_of_no_average(tmp_path):
+    rows = [row for row in table().rows if row["request"] == "neon"]
+    found = page(write_table, table(rows=rows), tmp_path)
+    assert "1 request, 2 methods" in found.words
+    assert "For one request ESD forgets 97.0 % and keeps 92.0 %; UCE" in found.words
+    assert "at worst" not in found.words
+
+
 PROBE = """<script>addEventListener("load", () => {
   const root = document.documentElement, shade = getComputedStyle(document.body).backgroundColor;
   const broken = [...document.images].filter(i => i.complete && !i.naturalWidth).length;
