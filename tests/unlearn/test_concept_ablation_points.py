@@ -7,7 +7,7 @@ from functools import cache
 import points
 import pytest
 import torch
-from compass import CLOUDS, EAST, PICTURES, drift, original, shares
+from compass import CLOUDS, EAST, PICTURES, distance, drift, original, shares
 
 from mu_vision.unlearn.diffusion.concept_ablation import ConceptAblation
 
@@ -47,3 +47,19 @@ def test_more_steps_forget_more_and_move_the_others_more():
     others = [max(drift(model, name) for name in ("north", "south")) for model in runs]
     assert known == sorted(known, reverse=True) and known[0] > known[-1] == 0
     assert others == sorted(others) and others[-1] > 2 * others[0]
+
+
+def test_a_larger_rate_forgets_more_and_moves_the_others_more():
+    runs = [ablated(lr=lr) for lr in (1e-5, 1e-4, 1e-3)]
+    assert [shares(model)[0] for model in runs] == [1, 1, 0]
+    west = [distance(model) for model in runs]
+    others = [max(drift(model, name) for name in ("north", "south")) for model in runs]
+    assert west == sorted(west, reverse=True) and others == sorted(others)
+
+
+def test_all_weights_need_a_frozen_teacher_at_a_rate_that_keys_and_values_bear():
+    """The anchor's prediction runs away with the network; measured 11.3 against 0.3 and 2.7."""
+    alone, taught = (ablated(variant="full", lr=1e-3, teacher=t) for t in ("self", "frozen"))
+    assert distance(alone) > 8 and drift(alone, "west") > 8
+    assert distance(taught) < 1 and drift(taught, "west") < 1
+    assert distance(ablated(lr=1e-3)) < 4
