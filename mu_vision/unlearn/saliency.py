@@ -41,3 +41,26 @@ def restore(
     """
     for name, mask in masks.items():
         parameters[name].copy_(torch.where(mask, parameters[name], initial[name]))
+
+
+@torch.no_grad()
+def shrink(
+    parameters: Mapping[str, torch.Tensor], initial: Mapping[str, torch.Tensor], count: int
+) -> None:
+    """Soft threshold on the change of the weights: the ``count`` smallest changes become 0.
+
+        theta = theta_o + sign(delta) max(|delta| - tau, 0),   tau the count-th smallest |delta|
+
+    Args:
+        parameters: what was trained, changed in place.
+        initial: theta_o of each.
+        count: weights that go back, over all tensors together; 0 changes nothing.
+    """
+    if count < 1:
+        return
+    deltas = {name: parameter - initial[name] for name, parameter in parameters.items()}
+    sizes = torch.cat([delta.abs().flatten() for delta in deltas.values()])
+    tau = sizes.kthvalue(min(count, len(sizes))).values
+    for name, delta in deltas.items():
+        moved = delta.sign() * (delta.abs() - tau)
+        parameters[name].copy_(torch.where(delta.abs() > tau, initial[name] + moved, initial[name]))

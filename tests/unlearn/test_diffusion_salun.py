@@ -157,6 +157,11 @@ def test_the_gradient_flows_through_the_concept_alone(sd):
         torch.testing.assert_close(ours, theirs)
 
 
+def test_noise_levels_of_a_batch_can_be_antithetic(sd):
+    t = objective(sd, antithetic=True)._states()["t"]
+    assert (t[:2] + t[2:]).tolist() == [999, 999]
+
+
 def test_other_texts_are_drawn_at_random_or_are_the_anchors(sd):
     made = objective(sd)
     with seeding.seeded("test"):

@@ -46,6 +46,15 @@ def test_noised_pictures_are_what_they_say(sd):
     assert everything.min() < 50 and everything.max() > 950
 
 
+@pytest.mark.parametrize("n", [6, 7])
+def test_antithetic_noise_levels_sum_to_the_ends_of_their_range(sd, n):
+    with seeding.seeded("noised"):
+        t = draw(sd).noised(n, sd.alphas_cumprod, antithetic=True)["t"]
+        inner = draw(sd).noised(n, sd.alphas_cumprod, (100, 300), antithetic=True)["t"]
+    assert (t[:3] + t[3:6]).tolist() == [999] * 3 and len(t) == n
+    assert (inner[:3] + inner[3:6]).tolist() == [400] * 3 and inner.min() >= 100
+
+
 def test_predictions_do_not_depend_on_how_they_are_batched(sd):
     with seeding.seeded("noised"):
         state = draw(sd).noised(7, sd.alphas_cumprod)

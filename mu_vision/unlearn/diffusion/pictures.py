@@ -64,7 +64,11 @@ class Pictures:
         return cls(torch.cat(parts), which)
 
     def noised(
-        self, n: int, abar: torch.Tensor, timesteps: tuple[int, int] | None = None
+        self,
+        n: int,
+        abar: torch.Tensor,
+        timesteps: tuple[int, int] | None = None,
+        antithetic: bool = False,
     ) -> dict[str, torch.Tensor]:
         """N random pictures at random noise levels.
 
@@ -72,18 +76,27 @@ class Pictures:
             n: number of states.
             abar: the model's ``alphas_cumprod``.
             timesteps: lowest and highest timestep; default all.
+            antithetic: take lowest + highest - t for the second half of the rows, t that of the first.
 
         Returns:
             ``x`` noisy latents and ``eps`` their noise [n, C, h, w], ``t`` and ``which`` [n].
         """
-        return self.at(torch.randint(len(self.z), (n,)), abar, timesteps)
+        return self.at(torch.randint(len(self.z), (n,)), abar, timesteps, antithetic)
 
     def at(
-        self, rows: torch.Tensor, abar: torch.Tensor, timesteps: tuple[int, int] | None = None
+        self,
+        rows: torch.Tensor,
+        abar: torch.Tensor,
+        timesteps: tuple[int, int] | None = None,
+        antithetic: bool = False,
     ) -> dict[str, torch.Tensor]:
         """These pictures at random noise levels, as ``noised``."""
         (low, high), rows = timesteps or (0, len(abar) - 1), rows.to(self.z.device)
-        t = torch.randint(low, high + 1, rows.shape).to(self.z.device)
+        t = torch.randint(low, high + 1, rows.shape)
+        if antithetic:
+            half = len(t) // 2
+            t[half : 2 * half] = low + high - t[:half]
+        t = t.to(self.z.device)
         eps = torch.randn(len(rows), *self.z.shape[1:]).to(self.z.device)
         x = maths.add_noise(self.z[rows], eps, abar[t])
         return {"x": x, "eps": eps, "t": t, "which": self.which[rows]}

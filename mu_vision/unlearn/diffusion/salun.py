@@ -84,6 +84,11 @@ class SalUn(GradientUnlearner):
     states: int = Field(
         1024, ge=1, description="most noisy latents whose frozen targets are computed beforehand"
     )
+    antithetic: bool = Field(
+        False,
+        description="noise half of a batch at T - 1 - t of the other half's t; published for"
+        " class-conditional models",
+    )
     alpha: float = Field(
         0.5, ge=0, description="weight of the loss on D_r; nudity 0.1, 0 for no such loss"
     )
@@ -160,7 +165,7 @@ class SalUnObjective(Erasure):
         s, state = self.settings, self._states()
         x, t, which = state["x"], state["t"], state["which"]
         if s.alpha:
-            kept = self.kept.noised(s.batch, self.teacher.alphas_cumprod)
+            kept = self.kept.noised(s.batch, self.teacher.alphas_cumprod, antithetic=s.antithetic)
             x, t = torch.cat([x, kept["x"]]), torch.cat([t, kept["t"]])
             which = torch.cat([which, 2 * self.pairs + kept["which"]])
         # the student's branches go through the network as one batch
@@ -182,7 +187,8 @@ class SalUnObjective(Erasure):
 
     def _relabelled(self, n: int) -> dict[str, torch.Tensor]:
         """N noised pictures of D_f with ``to``, the position of c' among the prompts."""
-        state = self.forget.noised(n, self.teacher.alphas_cumprod)
+        abar, antithetic = self.teacher.alphas_cumprod, self.settings.antithetic
+        state = self.forget.noised(n, abar, antithetic=antithetic)
         if self.settings.relabel == "anchor":
             return {**state, "to": state["which"] + self.pairs}
         to = torch.randint(2 * self.pairs, len(self.prompts), (n,))

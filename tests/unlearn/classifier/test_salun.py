@@ -13,7 +13,7 @@ from steps import SAMPLES, method, prepared, result, same, tensors
 from mu_vision.data.labelled import Labelled, Splits
 from mu_vision.data.selectors import forget_rows
 from mu_vision.models.classifier import Classifier
-from mu_vision.unlearn.saliency import largest, restore, salient
+from mu_vision.unlearn.saliency import largest, restore, salient, shrink
 
 
 def mask_of(model, request=SAMPLES, **settings) -> torch.Tensor:
@@ -134,3 +134,40 @@ def test_reading_the_saliency_changes_nothing(digit_net):
     assert same(tensors(objective.student), tensors(digit_net))
     assert all(p.grad is None for p in objective.student.network.parameters())
     assert objective.student.network.training
+
+
+def test_the_soft_threshold_sends_exactly_as_many_weights_back_as_it_should():
+    """And moves every other weight towards theta_o by one and the same tau >= 0."""
+    torch.manual_seed(0)
+    initial = {"a": torch.randn(7, 5), "b": torch.randn(40)}
+    deltas = {name: torch.randn_like(tensor) for name, tensor in initial.items()}
+    for count in (0, 1, 30, 74, 75):
+        trained = {name: tensor + deltas[name] for name, tensor in initial.items()}
+        shrink(trained, initial, count)
+        left = torch.cat([(trained[n] - initial[n]).flatten() for n in initial])
+        before = torch.cat([delta.flatten() for delta in deltas.values()])
+        back = torch.cat([(trained[n] == initial[n]).flatten() for n in initial])
+        assert int(back.sum()) == count
+        if 0 < count < 75:
+            assert before[back].abs().max() <= before[~back].abs().min()
+            tau = (before - left)[~back].abs()
+            torch.testing.assert_close(tau, before[back].abs().max().expand_as(tau))
+
+
+def test_the_soft_threshold_ends_and_holds_what_changed_least_before_that(digit_net):
+    made = prepared("salun", digit_net, mask="soft", density=0.3, epochs=2)
+    total, steps = sum(p.numel() for p in made.initial.values()), made.length()
+    held = [made.held(step) for step in range(steps)]
+    assert held[0] == int(0.7 * (1 - 1 / steps) * total) and held[-1] == 0
+    assert held == sorted(held, reverse=True)
+    half = method("salun", mask="soft", density=0.3, epochs=2).unlearn(digit_net, SAMPLES)
+    free = method("salun", mask="soft", density=1.0, epochs=2).unlearn(digit_net, SAMPLES)
+    assert same(tensors(free.model), result("random_label", digit_net, epochs=2))
+
+    def change(model):
+        initial = digit_net.named_parameters()
+        return sum(
+            float((p - initial[n]).square().sum()) for n, p in model.named_parameters().items()
+        )
+
+    assert 0 < change(half.model) < change(free.model)
