@@ -135,7 +135,7 @@ def parse_settings(texts: Iterable[str], cls: type[BaseModel]) -> dict[str, Any]
 def _read_value(text: str, annotation: Any, whole: str) -> Any:
     """YAML, except where the schema wants a text: there ``no`` and ``1e3`` stay as typed."""
     try:
-        value = yaml.safe_load(text) if text.strip() else ""
+        value = validation.load_yaml(text) if text.strip() else ""
     except yaml.YAMLError as error:
         raise UsageError(f"The value in {whole!r} is not valid YAML; put it in quotes.") from error
     if annotation is str and not isinstance(value, str | None | list | dict):

@@ -156,6 +156,27 @@ def _members(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
+class YamlLoader(yaml.SafeLoader):
+    """YAML as its version 1.2 has it: ``no``, ``off``, ``yes`` and ``on`` are texts, not booleans.
+
+    A field that wants a boolean takes them all the same.
+    """
+
+
+YamlLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
+def load_yaml(text: str) -> Any:
+    """Parse YAML; raises ``yaml.YAMLError``."""
+    return yaml.load(text, Loader=YamlLoader)
+
+
 def read_yaml(text: str, where: str) -> dict[str, Any]:
     """Parse YAML that must be a set of ``key: value`` lines.
 
@@ -163,7 +184,7 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
         UsageError: if it is not YAML (with the line), or not a mapping.
     """
     try:
-        data = yaml.safe_load(text)
+        data = load_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" (line {mark.line + 1})" if mark else ""

@@ -358,3 +358,24 @@ def test_a_recipe_without_kind_says_which_kind_it_looks_like(data, said):
 def test_a_recipe_without_kind_is_an_erasure():
     data = {key: value for key, value in ERASE.items() if key != "kind"}
     assert make_recipe(data) == make_recipe(ERASE)
+
+
+@pytest.mark.parametrize(
+    ("change", "read"),
+    [
+        ("methods.esd.precision=no", "no"),
+        ("methods.concept_ablation.augment=off", "off"),
+        ("methods.concept_ablation.reg=on", "on"),
+    ],
+)
+def test_words_that_yaml_once_took_for_booleans_are_words(change, read):
+    method, field = change.split("=")[0].split(".")[1:]
+    recipe = make_recipe({**ERASE, "methods": {method: {}}}, [change])
+    assert getattr(recipe.unlearners()[method], field) == read
+
+
+def test_booleans_can_be_written_in_every_usual_way():
+    for text in ("true", "True", "yes", "on", "1"):
+        assert make_recipe(ERASE, [f"delta={text}"]).delta is True
+    for text in ("false", "FALSE", "no", "off", "0"):
+        assert make_recipe(ERASE, [f"delta={text}"]).delta is False
