@@ -204,6 +204,6 @@ def _verdict(lines: Sequence[Mapping[str, Any]]) -> str:
         return text
     near = min(fine, key=lambda line: line["pul_gap"])
     return (
-        f"{text} {title_of(near['method'])} comes nearest to the retrained GAN: PUL {near['pul']:.1f}"
+        f"{text} Of them {title_of(near['method'])} comes nearest to the retrained GAN: PUL {near['pul']:.1f}"
         f" beside {gold['pul']:.1f}."
     )
