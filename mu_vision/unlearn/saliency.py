@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 
 
 def largest(size: torch.Tensor, density: float) -> torch.Tensor:
@@ -60,7 +61,6 @@ def shrink(
         return
     deltas = {name: parameter - initial[name] for name, parameter in parameters.items()}
     sizes = torch.cat([delta.abs().flatten() for delta in deltas.values()])
-    tau = sizes.kthvalue(min(count, len(sizes))).values
+    tau = float(sizes.kthvalue(min(count, len(sizes))).values)
     for name, delta in deltas.items():
-        moved = delta.sign() * (delta.abs() - tau)
-        parameters[name].copy_(torch.where(delta.abs() > tau, initial[name] + moved, initial[name]))
+        parameters[name].copy_(initial[name] + F.softshrink(delta, tau))

@@ -86,8 +86,8 @@ class SalUn(GradientUnlearner):
     )
     antithetic: bool = Field(
         False,
-        description="noise half of a batch at T - 1 - t of the other half's t; published for"
-        " class-conditional models",
+        description="noise half of a batch (of the states, if the teacher is frozen) at T - 1 - t of"
+        " the other half's t; published for class-conditional models",
     )
     alpha: float = Field(
         0.5, ge=0, description="weight of the loss on D_r; nudity 0.1, 0 for no such loss"
